@@ -1,1 +1,3 @@
-//! Not written yet.
+//! The service layer of the control plane.
+
+pub mod ports;

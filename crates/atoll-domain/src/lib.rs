@@ -1,1 +1,22 @@
-//! Not written yet.
+//! The rules of Atoll that can be decided without I/O.
+//!
+//! How it works: plain data and pure functions. Everything that happens (a clock reading, a random number, a host's
+//! answer) comes in as an argument, everything that shall happen goes out as a value. So each rule is property-tested
+//! here and nowhere else.
+//!
+//! Deliberately absent: async, I/O, clocks, the environment, logging, databases, HTTP.
+
+pub mod access;
+pub mod actor;
+pub mod audit;
+pub mod host;
+pub mod ids;
+pub mod sandbox;
+pub mod validate;
+
+pub use access::{Action, Principal, Role};
+pub use ids::{
+    HostId, Incarnation, InstanceId, KeyId, OperationId, RequestId, SandboxId, TeamId, UserId,
+};
+pub use sandbox::{Network, SandboxStatus, Shape};
+pub use validate::Invalid;

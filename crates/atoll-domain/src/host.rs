@@ -1,0 +1,267 @@
+//! The words that the control plane and a host agent exchange.
+//!
+//! How it works: plain requests, answers and events. Each lifecycle call carries an operation id and the sandbox's
+//! incarnation, so that a call repeated after a lost answer has its effect once. What a host does by itself it tells
+//! through a numbered stream of [`HostEvent`]s.
+//!
+//! Deliberately absent: the transport (see `HostDriver` in atoll-control) and anything that only one side knows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::validate::Invalid;
+use crate::{Incarnation, Network, OperationId, SandboxId, Shape};
+
+/// What identifies one lifecycle call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The same id replayed is the same call.
+    pub operation: OperationId,
+    /// Which life of the sandbox is meant.
+    pub incarnation: Incarnation,
+}
+
+/// The access token of one sandbox's guest agent. Its `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GuestToken(String);
+
+impl GuestToken {
+    /// Makes a token of 64 hex digits from 256 random bits.
+    pub fn from_random(random: [u8; 32]) -> Self {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(64);
+        for byte in random {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        Self(text)
+    }
+
+    /// The secret itself, for the header that carries it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for GuestToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GuestToken(..)")
+    }
+}
+
+/// What must not be written to a host's disk unsealed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSecrets {
+    /// The guest agent's access token.
+    pub token: GuestToken,
+    /// Environment variables of every process in the sandbox.
+    pub envs: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for SandboxSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SandboxSecrets({} variables)", self.envs.len())
+    }
+}
+
+/// What a sandbox is to be, without its secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// Name of the template, already resolved (`base`, never an alias).
+    pub template: String,
+    /// Its size.
+    pub shape: Shape,
+    /// What it may reach.
+    pub network: Network,
+    /// The user whom the agent takes when a request names none.
+    pub default_user: String,
+}
+
+/// Asks a host for a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateSandbox {
+    /// What it is to be.
+    pub spec: SandboxSpec,
+    /// Its token and environment.
+    pub secrets: SandboxSecrets,
+}
+
+/// Whether a host isolates by hardware or by emulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// KVM.
+    Hardware,
+    /// QEMU's TCG: slower, and the jail is the boundary.
+    Emulated,
+}
+
+/// How far a sandbox is on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostSandboxState {
+    /// Being made.
+    Starting,
+    /// Its guest agent answers.
+    Running,
+    /// Being ended.
+    Stopping,
+}
+
+/// What a host says about one sandbox: an operator sees what on the machine belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxFacts {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// How far it is.
+    pub state: HostSandboxState,
+    /// Its directory on the host.
+    pub directory: String,
+    /// Process id of its keeper, once started.
+    pub keeper_pid: Option<u32>,
+    /// Process id of its VMM, once started.
+    pub vmm_pid: Option<u32>,
+    /// Its network namespace.
+    pub netns: Option<String>,
+    /// The host's end of its veth pair.
+    pub interface: Option<String>,
+    /// The address of the sandbox seen from the host.
+    pub host_ip: Option<String>,
+    /// The guest's own address.
+    pub guest_ip: Option<String>,
+    /// The unprivileged uid of keeper and VMM.
+    pub uid: Option<u32>,
+    /// Milliseconds that the phases of its start took, in order.
+    pub phases: Vec<Phase>,
+}
+
+/// One phase of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// `image`, `disk`, `network`, `boot`, `init` …
+    pub name: String,
+    /// How long it took, in microseconds.
+    pub micros: u64,
+}
+
+/// What a host can take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCapacity {
+    /// Logical CPUs of the machine.
+    pub cpus: u32,
+    /// Memory of the machine in MiB.
+    pub memory_mb: u64,
+    /// Largest `vcpus` that one sandbox may ask for here.
+    pub max_vcpus: u32,
+    /// Whether KVM carries the guests.
+    pub isolation: Isolation,
+    /// Templates that can be started here, by name.
+    pub templates: Vec<String>,
+}
+
+/// How a destroy ended. Both mean: nothing of it is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Destroyed {
+    /// It was there and is gone.
+    Done,
+    /// The host has no such sandbox.
+    NotFound,
+}
+
+/// Number of an event in a host's stream; grows by one, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventSeq(pub u64);
+
+/// Something that a host did or saw by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEvent {
+    /// Its number.
+    pub seq: EventSeq,
+    /// The sandbox it is about.
+    pub sandbox: SandboxId,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// What happened.
+    pub kind: HostEventKind,
+}
+
+/// What a host can tell by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum HostEventKind {
+    /// The VM ended: the guest powered off, the VMM died or was killed, or the host ended it.
+    Ended {
+        /// For people.
+        reason: String,
+    },
+    /// The VM stands still until the host's disk has space again.
+    DiskFull,
+    /// It goes on.
+    Resumed,
+}
+
+/// Why a host did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum HostError {
+    /// No such sandbox on this host.
+    #[error("the host has no such sandbox")]
+    NotFound,
+    /// The request cannot be carried out on this host as it stands.
+    #[error(transparent)]
+    Invalid(Invalid),
+    /// The template is not known here.
+    #[error("template `{name}` is not known; known: {known}")]
+    UnknownTemplate {
+        /// What was asked for.
+        name: String,
+        /// What there is, comma separated.
+        known: String,
+    },
+    /// The sandbox is in a state in which this cannot be done, or the call is of an older life.
+    #[error("the sandbox is {state}")]
+    WrongState {
+        /// The state, for people.
+        state: String,
+    },
+    /// No memory, disk or slot left.
+    #[error("{what} is short: {needed} needed, {available} available")]
+    NoCapacity {
+        /// `memory_mb`, `disk_mb`, `network slots`.
+        what: String,
+        /// What the request needs.
+        needed: u64,
+        /// What is left.
+        available: u64,
+    },
+    /// Something that must be installed is not.
+    #[error("{what} is missing: {remedy}")]
+    MissingTool {
+        /// The program or file.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The host did not answer, or is going down.
+    #[error("the host cannot be reached: {0}")]
+    Unavailable(String),
+    /// A phase went over its deadline.
+    #[error("{what} took longer than {limit_ms} ms")]
+    Timeout {
+        /// The phase.
+        what: String,
+        /// The limit in milliseconds.
+        limit_ms: u64,
+    },
+    /// Anything else; the text is for the operator's log, not for the API's answer.
+    #[error("the host failed: {0}")]
+    Failed(String),
+}
