@@ -1,1 +1,38 @@
-//! Not written yet.
+//! The host's side of the guest agent's wire (envd-shaped: Connect RPC and plain
+//! HTTP on port 49983), over a byte stream that somebody else opens.
+//!
+//! An answer of a guest is hostile: every phase has a deadline, every header
+//! block, body and frame a cap, and encoded answers are refused (this side never
+//! asks for compression). Nothing is retried here, and nothing here knows what a
+//! sandbox is: callers give a [`Dial`] and get typed events and errors.
+//!
+//! A call that streams uses a connection of its own. Dropping a [`ProcessStream`]
+//! or a [`FileReader`] closes its connection; the agent does not end a process
+//! because its reader went away.
+
+mod client;
+mod connect;
+mod dial;
+mod error;
+mod files;
+mod filesystem;
+mod http1;
+mod limits;
+mod process;
+mod stream;
+mod system;
+mod token;
+
+pub use client::GuestClient;
+pub use dial::{Dial, DialFuture, GuestIo, GuestStream, dial_fn};
+pub use error::{Code, GuestError, Phase, Reason};
+pub use files::{FileBody, FileReader, ReadRange, WrittenFile};
+pub use filesystem::{Entry, EntryKind};
+pub use limits::Limits;
+pub use process::{ProcessEvent, ProcessInfo, PtySize, Selector, StartRequest};
+pub use stream::ProcessStream;
+pub use system::{Health, InitRequest, Metrics};
+pub use token::AccessToken;
+
+/// The port on which the agent listens inside the guest.
+pub const AGENT_PORT: u16 = 49983;

@@ -1,0 +1,75 @@
+//! What the agent tells about itself and its machine, and what it is told at its start.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The answer of `/health`.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct Health {
+    /// The level of the envd wire that the agent serves.
+    pub version: String,
+}
+
+/// The body of `/init`. Absent fields change nothing.
+#[derive(Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InitRequest {
+    /// The token that every later call must carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// Environment of every process to come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    /// The time now, in nanoseconds since 1970 UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp_ns: Option<u64>,
+    /// The user that runs what names no user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+    /// Where what names no directory is run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_workdir: Option<String>,
+    /// The guest's host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// 32 lower-case hex digits. `None` makes the guest draw them when it gets entropy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// Random bytes for the guest's kernel, base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<String>,
+}
+
+impl std::fmt::Debug for InitRequest {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("InitRequest")
+            .field("hostname", &self.hostname)
+            .field("default_user", &self.default_user)
+            .field("default_workdir", &self.default_workdir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of `/metrics`: what the guest says it uses.
+#[derive(Debug, Clone, Deserialize, PartialEq)]
+pub struct Metrics {
+    /// Seconds since 1970 UTC, by the guest's clock.
+    pub ts: i64,
+    /// Processors.
+    pub cpu_count: u32,
+    /// Of all processors together, in percent, since the last call.
+    pub cpu_used_pct: f64,
+    /// Bytes.
+    pub mem_total: u64,
+    /// Bytes, without what the kernel can give back.
+    pub mem_used: u64,
+    /// Bytes of page cache.
+    #[serde(default)]
+    pub mem_cache: u64,
+    /// Bytes on the root file system.
+    pub disk_used: u64,
+    /// Bytes of the root file system.
+    pub disk_total: u64,
+}
