@@ -1,0 +1,70 @@
+//! What can go wrong with networks.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// Not root.
+    #[error("networks of sandboxes need root: run Atoll as root (sudo)")]
+    NeedsRoot,
+    /// A step that the kernel refused.
+    #[error("cannot {step}")]
+    Step {
+        /// What was being done.
+        step: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The rules could not be loaded.
+    #[error("cannot load the packet filter: {reason}")]
+    Nft {
+        /// What libnftables or `nft` said.
+        reason: String,
+    },
+    /// Neither libnftables nor `nft` is there.
+    #[error("nftables is not installed: apt-get install nftables")]
+    NftMissing,
+    /// A file of the claims.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// `read`, `write` …
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// All slots are claimed.
+    #[error("all {limit} network slots of this machine are taken: destroy sandboxes")]
+    NoSlot {
+        /// How many there are.
+        limit: u32,
+    },
+    /// The configured range cannot be used.
+    #[error("address pool `{pool}`: {reason}")]
+    Pool {
+        /// As given.
+        pool: String,
+        /// What is wrong and what would do.
+        reason: String,
+    },
+    /// The thread that does the work died.
+    #[error("the network thread ended without an answer")]
+    Thread,
+}
+
+impl NetError {
+    pub(crate) fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Step { step, source }
+    }
+
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+}

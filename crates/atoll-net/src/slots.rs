@@ -1,0 +1,150 @@
+//! Slots: the machine-wide numbers from which a sandbox's uid, addresses and names follow.
+//!
+//! How it works: a claim is a file `<dir>/slots/<number>` that names its instance and sandbox, made under one lock, so that
+//! instances that know nothing of each other never share a number. A claim is given back only when everything that it named
+//! is gone. The directory lies on a tmpfs, as namespaces and interfaces do not survive a reboot either.
+//!
+//! Deliberately absent: reservations ahead of need, leases.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use atoll_domain::{InstanceId, SandboxId};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::NetError;
+
+/// How many sandboxes a machine can have.
+pub const SLOTS: u32 = 32_768;
+/// uid and gid of slot 0; far above what Debian gives to people and services.
+const FIRST_UID: u32 = 2_000_000;
+
+/// A claimed number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// The uid, and gid, of the sandbox's keeper and VMM.
+    pub fn uid(self) -> u32 {
+        FIRST_UID + self.0
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    instance: InstanceId,
+    sandbox: SandboxId,
+}
+
+/// The claims of this machine.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    dir: PathBuf,
+}
+
+impl Slots {
+    /// The machine's own claims, in `/run/atoll`.
+    pub fn of_machine() -> Self {
+        Self::at(Path::new("/run/atoll"))
+    }
+
+    /// Claims in another directory.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    /// Claims the lowest free number below `limit`; the same sandbox gets the same number again.
+    ///
+    /// # Errors
+    /// When all are taken, or the directory cannot be used.
+    pub fn claim(&self, instance: &InstanceId, sandbox: &SandboxId, limit: u32) -> Result<Slot, NetError> {
+        let _lock = self.lock()?;
+        let mut taken = self.read()?;
+        taken.sort_by_key(|(slot, _)| *slot);
+        let wanted = Claim { instance: instance.clone(), sandbox: sandbox.clone() };
+        if let Some((slot, _)) = taken.iter().find(|(_, claim)| *claim == wanted) {
+            return Ok(*slot);
+        }
+        let mut free = 0;
+        for (slot, _) in &taken {
+            if slot.0 > free {
+                break;
+            }
+            free = slot.0 + 1;
+        }
+        let limit = limit.min(SLOTS);
+        if free >= limit {
+            return Err(NetError::NoSlot { limit });
+        }
+        self.write(Slot(free), &wanted)?;
+        Ok(Slot(free))
+    }
+
+    /// Gives a number back; one that is claimed by somebody else, or by nobody, is left alone.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn release(&self, instance: &InstanceId, sandbox: &SandboxId) -> Result<(), NetError> {
+        let _lock = self.lock()?;
+        for (slot, claim) in self.read()? {
+            if claim.instance == *instance && claim.sandbox == *sandbox {
+                let path = self.path(slot);
+                fs::remove_file(&path).map_err(NetError::file("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an instance has claimed.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn of_instance(&self, instance: &InstanceId) -> Result<Vec<(Slot, SandboxId)>, NetError> {
+        let _lock = self.lock()?;
+        let all = self.read()?.into_iter();
+        let mut mine: Vec<_> = all.filter(|(_, c)| c.instance == *instance).map(|(s, c)| (s, c.sandbox)).collect();
+        mine.sort();
+        Ok(mine)
+    }
+
+    fn path(&self, slot: Slot) -> PathBuf {
+        self.dir.join("slots").join(slot.0.to_string())
+    }
+
+    fn lock(&self) -> Result<Flock<File>, NetError> {
+        let slots = self.dir.join("slots");
+        fs::create_dir_all(&slots).map_err(NetError::file("create", &slots))?;
+        let path = self.dir.join("lock");
+        let file = File::create(&path).map_err(NetError::file("create", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| NetError::file("lock", &path)(errno.into()))
+    }
+
+    fn read(&self) -> Result<Vec<(Slot, Claim)>, NetError> {
+        let dir = self.dir.join("slots");
+        let mut out = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(NetError::file("read", &dir))?.flatten() {
+            let Some(number) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+            let path = entry.path();
+            let text = fs::read(&path).map_err(NetError::file("read", &path))?;
+            if let Ok(claim) = serde_json::from_slice(&text) {
+                out.push((Slot(number), claim));
+            } else {
+                // Cut short by a crash: its writer had not answered yet, so nobody relies on it.
+                fs::remove_file(&path).map_err(NetError::file("remove", &path))?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn write(&self, slot: Slot, claim: &Claim) -> Result<(), NetError> {
+        let path = self.path(slot);
+        let text = serde_json::to_vec(claim)
+            .map_err(|e| NetError::file("write", &path)(std::io::Error::other(e)))?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let mut file = file.map_err(NetError::file("create", &path))?;
+        file.write_all(&text).map_err(NetError::file("write", &path))
+    }
+}

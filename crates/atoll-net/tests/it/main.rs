@@ -1,0 +1,5 @@
+//! The network crate through its public interface: plans against committed text, claims, and real namespaces.
+
+mod golden;
+mod namespaces;
+mod slots;

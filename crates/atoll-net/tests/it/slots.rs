@@ -1,0 +1,68 @@
+//! Claims: never shared, given back only by their owner, and everything derived from them distinct.
+
+use std::collections::HashSet;
+
+use atoll_domain::{InstanceId, Network, SandboxId};
+use atoll_net::{NetConfig, NetError, Pool, SLOTS, Slot, Slots, plan};
+use proptest::prelude::*;
+
+fn instance(text: &str) -> InstanceId {
+    InstanceId::try_from(text.to_owned()).unwrap()
+}
+
+fn sandbox(n: u8) -> SandboxId {
+    SandboxId::from_random([n; 16])
+}
+
+#[test]
+fn a_claim_is_kept_until_its_owner_gives_it_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let slots = Slots::at(dir.path());
+    let (a, b) = (instance("aaaaaa"), instance("bbbbbb"));
+    let first = slots.claim(&a, &sandbox(1), 3).unwrap();
+    assert_eq!(slots.claim(&a, &sandbox(1), 3).unwrap(), first, "claiming again gives the same");
+    let second = slots.claim(&b, &sandbox(1), 3).unwrap();
+    assert_ne!(first, second, "the same sandbox id of another instance is another sandbox");
+    let third = slots.claim(&b, &sandbox(2), 3).unwrap();
+    assert!(matches!(slots.claim(&a, &sandbox(9), 3), Err(NetError::NoSlot { limit: 3 })));
+    slots.release(&a, &sandbox(2)).unwrap();
+    assert_eq!(slots.of_instance(&b).unwrap(), [(second, sandbox(1)), (third, sandbox(2))]);
+    slots.release(&b, &sandbox(1)).unwrap();
+    assert_eq!(slots.claim(&a, &sandbox(9), 3).unwrap(), second, "the freed number is used again");
+}
+
+#[test]
+fn a_claim_that_a_crash_cut_short_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("slots")).unwrap();
+    std::fs::write(dir.path().join("slots/0"), b"{\"inst").unwrap();
+    assert_eq!(Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(1), 9).unwrap(), Slot(0));
+}
+
+#[test]
+fn claims_from_many_threads_are_distinct() {
+    let dir = tempfile::tempdir().unwrap();
+    let claim = |n: u8| Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(n), 64).unwrap();
+    let all: HashSet<Slot> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..32).map(|n| scope.spawn(move || claim(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(all.len(), 32);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn thirty_thousand_plans_share_nothing(start in 0..SLOTS - 30_000) {
+        let config = NetConfig { instance: instance("0a1b2c"), pool: Pool::parse("10.213.0.0/16").unwrap() };
+        let (mut names, mut addresses, mut uids) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for n in start..start + 30_000 {
+            let plan = plan(&config, Slot(n), Network::Internet);
+            prop_assert!(plan.interface.len() <= 15, "{}", plan.interface);
+            prop_assert!(plan.netns_address.octets()[..2] == [10, 213]);
+            prop_assert!(names.insert(plan.interface) && names.insert(plan.netns));
+            prop_assert!(addresses.insert(plan.host_address) && addresses.insert(plan.netns_address));
+            prop_assert!(uids.insert(plan.uid) && plan.uid >= 1_000_000);
+        }
+    }
+}
