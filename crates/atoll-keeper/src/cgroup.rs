@@ -1,0 +1,162 @@
+//! Control groups of one sandbox: one for its keeper, one for its VMM.
+//!
+//! How it works: under `atoll-<instance>/<sandbox>/` in the unified hierarchy, or in each of the v1 controllers `memory`, `cpu`
+//! and `pids` where the machine has only those. The VMM's limit strikes the VMM and leaves the keeper to tell of it.
+//! Whatever is left in a group when it is removed is killed: the backstop behind every other way of ending.
+//!
+//! Deliberately absent: joining (keeper and VMM write themselves into `cgroup.procs`).
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use atoll_domain::{InstanceId, SandboxId};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::KeeperError;
+
+const MOUNT: &str = "/sys/fs/cgroup";
+const V1: [&str; 3] = ["memory", "cpu", "pids"];
+/// What QEMU needs beside the guest's memory: translation cache, device models, thread stacks.
+const VMM_OVERHEAD_MB: u64 = 320;
+/// Threads of a QEMU: virtual CPUs, main loop, and a pool for disk requests.
+const VMM_PIDS: u32 = 160;
+const PERIOD_US: u64 = 100_000;
+
+/// The groups of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroups {
+    /// `cgroup.procs` files for the keeper.
+    pub keeper: Vec<PathBuf>,
+    /// `cgroup.procs` files for the VMM.
+    pub vmm: Vec<PathBuf>,
+}
+
+fn unified() -> bool {
+    Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// The directories that hold an instance's groups, one per hierarchy.
+fn roots(instance: &InstanceId) -> Vec<PathBuf> {
+    let name = format!("atoll-{instance}");
+    if unified() {
+        return vec![Path::new(MOUNT).join(name)];
+    }
+    let mounted = V1.iter().map(|controller| Path::new(MOUNT).join(controller));
+    mounted.filter(|dir| dir.join("cgroup.procs").exists()).map(|dir| dir.join(&name)).collect()
+}
+
+/// Makes the groups and sets the VMM's limits.
+///
+/// # Errors
+/// When a group cannot be made. A limit that the machine does not have is left out.
+pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, vcpus: u32, memory_mb: u32) -> Result<Cgroups, KeeperError> {
+    let mut groups = Cgroups { keeper: Vec::new(), vmm: Vec::new() };
+    for root in roots(instance) {
+        make(&root)?;
+        let own = root.join(sandbox.as_str());
+        make(&own)?;
+        if unified() {
+            for parent in [Path::new(MOUNT), &root, &own] {
+                set(&parent.join("cgroup.subtree_control"), "+memory +cpu +pids");
+            }
+        }
+        for (name, list) in [("keeper", &mut groups.keeper), ("vmm", &mut groups.vmm)] {
+            make(&own.join(name))?;
+            list.push(own.join(name).join("cgroup.procs"));
+        }
+        limit(&own.join("vmm"), vcpus, memory_mb);
+    }
+    Ok(groups)
+}
+
+/// Sets what this hierarchy has; each file belongs to one controller.
+fn limit(group: &Path, vcpus: u32, memory_mb: u32) {
+    let bytes = (u64::from(memory_mb) + VMM_OVERHEAD_MB) << 20;
+    // Half a CPU beside the virtual ones: the main loop works for them.
+    let quota = u64::from(vcpus) * PERIOD_US + PERIOD_US / 2;
+    set(&group.join("memory.max"), &bytes.to_string());
+    set(&group.join("memory.limit_in_bytes"), &bytes.to_string());
+    set(&group.join("cpu.max"), &format!("{quota} {PERIOD_US}"));
+    set(&group.join("cpu.cfs_quota_us"), &quota.to_string());
+    set(&group.join("pids.max"), &(VMM_PIDS + vcpus).to_string());
+}
+
+/// Kills what is left in a sandbox's groups and removes them; none there is no error.
+///
+/// # Errors
+/// When a group is still busy after two seconds.
+pub fn remove(instance: &InstanceId, sandbox: &SandboxId) -> Result<(), KeeperError> {
+    for root in roots(instance) {
+        remove_tree(&root.join(sandbox.as_str()))?;
+    }
+    Ok(())
+}
+
+/// Removes the instance's own directories once no sandbox is left in them.
+pub fn remove_instance(instance: &InstanceId) {
+    for root in roots(instance) {
+        // Busy or not there: then it stays, or is gone.
+        let _ = fs::remove_dir(root);
+    }
+}
+
+/// The sandboxes that have groups.
+pub fn list(instance: &InstanceId) -> Vec<SandboxId> {
+    let mut out = Vec::new();
+    for root in roots(instance) {
+        let Ok(entries) = fs::read_dir(root) else { continue };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        out.extend(names.filter_map(|name| name.parse::<SandboxId>().ok()));
+    }
+    out.sort();
+    out.dedup();
+    out
+}
+
+fn remove_tree(dir: &Path) -> Result<(), KeeperError> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(KeeperError::file("read", dir))?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        kill_all(dir);
+        match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(KeeperError::file("remove", dir)(error)),
+            // The kernel has not let go of the last process yet; there is nothing to be notified by in v1.
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+fn kill_all(dir: &Path) {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
+        // Gone meanwhile is what is wanted.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+fn make(dir: &Path) -> Result<(), KeeperError> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(KeeperError::file("create", dir)),
+    }
+}
+
+/// Writes a control file if there is such a one.
+fn set(path: &Path, value: &str) {
+    if path.exists() {
+        // A kernel without this control refuses it; `doctor` tells which limits hold.
+        let _ = fs::write(path, value);
+    }
+}

@@ -1,0 +1,74 @@
+//! What can go wrong in a keeper or while preparing one.
+
+use std::io;
+use std::path::PathBuf;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// A system call.
+    #[error("cannot {step}")]
+    Step {
+        /// What was being done.
+        step: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// `open`, `write` …
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The spec cannot be read.
+    #[error("spec.json is malformed: {0}")]
+    Spec(String),
+    /// The spec was written by a newer Atoll.
+    #[error("spec.json has version {found}, this keeper knows {known}")]
+    SpecVersion {
+        /// What it says.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
+    /// QEMU is not installed.
+    #[error("QEMU is not installed ({missing} not found): apt-get install qemu-system-x86")]
+    QemuMissing {
+        /// What was looked for.
+        missing: String,
+    },
+    /// The VMM ended before it answered.
+    #[error("the VMM ended while starting ({status}): {output}")]
+    VmmStart {
+        /// How.
+        status: String,
+        /// What it printed.
+        output: String,
+    },
+}
+
+impl KeeperError {
+    /// Wraps the error of a step.
+    pub fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Step { step, source }
+    }
+
+    /// The same for nix.
+    pub(crate) fn errno(step: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> Self {
+        let step = step.into();
+        move |errno| Self::Step { step, source: errno.into() }
+    }
+
+    /// Wraps the error of a file.
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+}

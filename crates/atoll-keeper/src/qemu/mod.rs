@@ -1,0 +1,8 @@
+//! QEMU as the VMM: its command line and its control channel.
+//!
+//! How it works: [`args`] writes the one command line that a spec means; [`qmp`] speaks QMP without ever waiting.
+//!
+//! Deliberately absent: snapshots (they come with pause and resume).
+
+pub mod args;
+pub mod qmp;
