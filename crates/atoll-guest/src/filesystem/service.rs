@@ -1,0 +1,180 @@
+//! `filesystem.Filesystem` on the wire.
+
+use std::{fs, io, path::PathBuf, sync::Arc};
+
+use atoll_proto::filesystem as wire;
+use connectrpc::{
+    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
+};
+
+use super::{
+    directory,
+    entry::{self, Names},
+    walk,
+};
+use crate::{error::AgentError, http::identity, paths, settings::Settings, users::User};
+
+/// The service.
+pub(crate) struct FilesystemService {
+    settings: Arc<Settings>,
+}
+
+impl FilesystemService {
+    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+        Self { settings }
+    }
+
+    fn resolve(&self, ctx: &RequestContext, path: &str) -> Result<(PathBuf, User), AgentError> {
+        let user = identity::user(&self.settings, ctx.headers())?;
+        Ok((paths::resolve(path, &user)?, user))
+    }
+}
+
+/// Runs file calls where they may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, ConnectError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ConnectError::internal("a file call was interrupted"))?
+        .map_err(ConnectError::from)
+}
+
+fn make_dir(path: PathBuf, user: &User) -> Result<wire::EntryInfo, AgentError> {
+    if fs::metadata(&path).is_ok() {
+        return Err(AgentError::Exists(path.display().to_string()));
+    }
+    directory::make_all(&path, user)?;
+    entry::describe(&path, &Names::read()?)
+}
+
+fn move_entry(
+    source: PathBuf,
+    target: PathBuf,
+    user: &User,
+) -> Result<wire::EntryInfo, AgentError> {
+    fs::symlink_metadata(&source).map_err(|error| AgentError::file(&source, error))?;
+    if let Some(parent) = target.parent() {
+        directory::make_all(parent, user)?;
+    }
+    fs::rename(&source, &target).map_err(|error| AgentError::file(&target, error))?;
+    entry::describe(&target, &Names::read()?)
+}
+
+fn remove(path: PathBuf) -> Result<(), AgentError> {
+    let removed = match fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
+        Ok(_) => fs::remove_file(&path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|error| AgentError::file(&path, error)),
+    }
+}
+
+impl wire::Filesystem for FilesystemService {
+    async fn stat(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::StatRequest>,
+    ) -> ServiceResult<wire::StatResponse> {
+        let (path, _) = self.resolve(&ctx, request.path)?;
+        let entry = blocking(move || entry::describe(&path, &Names::read()?)).await?;
+        Response::ok(wire::StatResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
+    }
+
+    async fn make_dir(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::MakeDirRequest>,
+    ) -> ServiceResult<wire::MakeDirResponse> {
+        let (path, user) = self.resolve(&ctx, request.path)?;
+        let entry = blocking(move || make_dir(path, &user)).await?;
+        Response::ok(wire::MakeDirResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
+    }
+
+    async fn r#move(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::MoveRequest>,
+    ) -> ServiceResult<wire::MoveResponse> {
+        let (source, user) = self.resolve(&ctx, request.source)?;
+        let (target, _) = self.resolve(&ctx, request.destination)?;
+        let entry = blocking(move || move_entry(source, target, &user)).await?;
+        Response::ok(wire::MoveResponse {
+            entry: entry.into(),
+            ..Default::default()
+        })
+    }
+
+    async fn list_dir(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::ListDirRequest>,
+    ) -> ServiceResult<wire::ListDirResponse> {
+        let (path, _) = self.resolve(&ctx, request.path)?;
+        let depth = request.depth;
+        let entries = blocking(move || walk::list(&path, depth)).await?;
+        Response::ok(wire::ListDirResponse {
+            entries,
+            ..Default::default()
+        })
+    }
+
+    async fn remove(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::RemoveRequest>,
+    ) -> ServiceResult<wire::RemoveResponse> {
+        let (path, _) = self.resolve(&ctx, request.path)?;
+        blocking(move || remove(path)).await?;
+        Response::ok(wire::RemoveResponse::default())
+    }
+
+    async fn watch_dir(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::WatchDirRequest>,
+    ) -> ServiceResult<ServiceStream<wire::WatchDirResponse>> {
+        Err(ConnectError::unimplemented(
+            "this agent does not watch directories",
+        ))
+    }
+
+    async fn create_watcher(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
+    ) -> ServiceResult<wire::CreateWatcherResponse> {
+        Err(ConnectError::unimplemented(
+            "this agent does not watch directories",
+        ))
+    }
+
+    async fn get_watcher_events(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
+    ) -> ServiceResult<wire::GetWatcherEventsResponse> {
+        Err(ConnectError::unimplemented(
+            "this agent does not watch directories",
+        ))
+    }
+
+    async fn remove_watcher(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
+    ) -> ServiceResult<wire::RemoveWatcherResponse> {
+        Err(ConnectError::unimplemented(
+            "this agent does not watch directories",
+        ))
+    }
+}

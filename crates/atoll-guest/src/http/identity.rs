@@ -1,0 +1,74 @@
+//! Who calls: the access token says whether one may, `Authorization: Basic` as whom
+//! to act inside the guest (it is a choice of user, not a proof).
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, header};
+
+use crate::{
+    error::AgentError,
+    settings::Settings,
+    users::{self, User},
+};
+
+/// Checks the token of a request.
+pub(crate) fn check(settings: &Settings, headers: &HeaderMap) -> Result<(), AgentError> {
+    settings.check(
+        headers
+            .get("x-access-token")
+            .map(http::HeaderValue::as_bytes),
+    )
+}
+
+/// The user that a call names, or the default one.
+pub(crate) fn user(settings: &Settings, headers: &HeaderMap) -> Result<User, AgentError> {
+    match named(headers)? {
+        Some(name) => users::find(&name),
+        None => users::find(&settings.default_user()),
+    }
+}
+
+fn named(headers: &HeaderMap) -> Result<Option<String>, AgentError> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let malformed = || AgentError::UnknownUser("(a malformed Authorization header)".into());
+    let Some(encoded) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        .map(|(_, encoded)| encoded.trim())
+    else {
+        // A proxy's own scheme says nothing about a user of the guest.
+        return Ok(None);
+    };
+    let decoded = STANDARD.decode(encoded).map_err(|_| malformed())?;
+    let decoded = String::from_utf8(decoded).map_err(|_| malformed())?;
+    let name = decoded.split(':').next().unwrap_or("");
+    Ok((!name.is_empty()).then(|| name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn basic_names_a_user() {
+        assert_eq!(named(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(
+            named(&header("Basic cm9vdDo=")).unwrap().as_deref(),
+            Some("root")
+        );
+        assert_eq!(
+            named(&header("basic cm9vdA==")).unwrap().as_deref(),
+            Some("root")
+        );
+        assert_eq!(named(&header("Basic Og==")).unwrap(), None);
+        assert_eq!(named(&header("Bearer abc")).unwrap(), None);
+        assert!(named(&header("Basic ???")).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! The HTTP server: connections, who may call, and which part answers.
+//!
+//! HTTP/1.1 alone. Heads, connections and idle time are bounded; callers from inside
+//! the guest have a small share of connections, so that they cannot lock the host out.
+
+pub(crate) mod identity;
+pub(crate) mod query;
+pub(crate) mod reply;
+mod system;
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
+
+use atoll_proto::{filesystem::FilesystemExt, process::ProcessExt};
+use connectrpc::{ConnectError, ConnectRpcService, Router};
+use http::{Method, Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tower::Service;
+
+use crate::{
+    console,
+    error::AgentError,
+    files,
+    filesystem::FilesystemService,
+    process::{Table, service::ProcessService},
+    settings::Settings,
+};
+use reply::{Body, Reply};
+
+/// The host's side of the wire.
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 1));
+/// Connections of the host, and of everybody else together.
+const HOST_CONNECTIONS: usize = 512;
+const OTHER_CONNECTIONS: usize = 64;
+/// How long a connection may take to send the head of a request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How large a head may be.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Everything that requests need.
+pub(crate) struct App {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) table: Arc<Table>,
+    /// This is a machine of its own: `/init` sets its clock, names and randomness.
+    pub(crate) machine: bool,
+    pub(crate) meter: system::Meter,
+    rpc: ConnectRpcService,
+}
+
+impl App {
+    pub(crate) fn new(settings: Arc<Settings>, table: Arc<Table>, machine: bool) -> Self {
+        let process = Arc::new(ProcessService {
+            table: Arc::clone(&table),
+            settings: Arc::clone(&settings),
+        });
+        let filesystem = Arc::new(FilesystemService::new(Arc::clone(&settings)));
+        let router = filesystem.register(process.register(Router::new()));
+        Self {
+            settings,
+            table,
+            machine,
+            meter: system::Meter::default(),
+            rpc: ConnectRpcService::new(router),
+        }
+    }
+}
+
+/// Accepts connections for ever.
+pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
+    let host = Arc::new(Semaphore::new(HOST_CONNECTIONS));
+    let others = Arc::new(Semaphore::new(OTHER_CONNECTIONS));
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                console::say(&format!("accept: {error}"));
+                // Out of descriptors or memory: what runs now gives some back.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let share = if peer.ip() == GATEWAY { &host } else { &others };
+        let Ok(permit) = Arc::clone(share).try_acquire_owned() else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let served = Arc::clone(&app);
+        app.table.tasks.spawn(async move {
+            let service = service_fn(move |request| {
+                let app = Arc::clone(&served);
+                async move { Ok::<_, Infallible>(answer(app, request).await) }
+            });
+            // What goes wrong on one connection is its caller's to see.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_PATIENCE)
+                .max_buf_size(HEAD_BYTES)
+                .max_headers(64)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
+    let path = request.uri().path();
+    if path.starts_with("/process.") || path.starts_with("/filesystem.") {
+        return call(&app, request).await;
+    }
+    let method = request.method().clone();
+    let replied = match (path, &method) {
+        ("/health", &Method::GET) => Ok(system::health()),
+        ("/init", &Method::POST) => system::init(&app, request).await,
+        ("/files", &Method::GET | &Method::HEAD) => files::read(&app, request).await,
+        ("/files", &Method::POST) => files::write(&app, request).await,
+        ("/metrics", &Method::GET) => system::metrics(&app, &request).await,
+        ("/envs", &Method::GET) => system::envs(&app, &request),
+        ("/health" | "/init" | "/files" | "/metrics" | "/envs", _) => Err(AgentError::BadMethod),
+        // Which paths exist is not for everybody either.
+        _ => identity::check(&app.settings, request.headers()).and(Err(AgentError::NoRoute)),
+    };
+    replied.unwrap_or_else(|error| reply::error(&error))
+}
+
+/// A Connect call, once the token is right.
+async fn call(app: &App, request: Request<Incoming>) -> Reply {
+    if let Err(error) = identity::check(&app.settings, request.headers()) {
+        return ConnectError::from(error)
+            .into_http_response(request.headers())
+            .map(Body::new);
+    }
+    match app.rpc.clone().call(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => match never {},
+    }
+}

@@ -1,0 +1,17 @@
+//! Processes: starting them, holding their output, telling how they ended.
+//!
+//! [`start`] makes one and leaves a task behind that owns it ([`tend`]); [`Table`]
+//! finds it again; [`service`] is the wire. No process depends on the request that
+//! started it.
+
+pub(crate) mod child;
+mod follow;
+mod launch;
+mod record;
+mod ring;
+pub(crate) mod service;
+mod start;
+mod table;
+mod tend;
+
+pub(crate) use table::Table;

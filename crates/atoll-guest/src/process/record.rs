@@ -1,0 +1,360 @@
+//! One process as the agent knows it: output, readers, input, end.
+//!
+//! A reader that keeps up loses nothing: when it is half a ring behind, reading the
+//! process's output waits for it, at most [`PATIENCE`]. A reader that does not move in
+//! that time is stalled; the process goes on without it, and it sees a gap. So one
+//! stalled reader costs a process one short pause, never more until it catches up.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{Mutex as AsyncMutex, Notify, watch},
+    time::timeout,
+};
+
+use super::{
+    child::{self, Exit},
+    ring::{Piece, Ring, Source},
+};
+use crate::error::AgentError;
+
+/// How long output waits for a reader that does not move.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was asked to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) cmd: String,
+    pub(crate) args: Vec<String>,
+    pub(crate) envs: BTreeMap<String, String>,
+    pub(crate) cwd: Option<String>,
+}
+
+/// How a process ended, and whether its deadline was the cause.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct End {
+    pub(crate) exit: Exit,
+    pub(crate) timed_out: bool,
+}
+
+/// Where a process's input goes.
+pub(crate) enum Input {
+    None,
+    Pipe(AsyncMutex<Option<AsyncFd<OwnedFd>>>),
+    Terminal(Arc<AsyncFd<OwnedFd>>),
+}
+
+/// A process that was started here.
+pub(crate) struct Record {
+    pub(crate) pid: u32,
+    pub(crate) tag: Option<String>,
+    pub(crate) config: Config,
+    pub(crate) input: Input,
+    shared: Mutex<Shared>,
+    changed: watch::Sender<()>,
+    drained: Notify,
+    /// Nobody reads any more: output is thrown away.
+    closed: AtomicBool,
+    /// Output is held back for a reader at the moment.
+    held_back: AtomicBool,
+    next_reader: AtomicU64,
+}
+
+struct Shared {
+    ring: Ring,
+    readers: BTreeMap<u64, Mark>,
+    end: Option<End>,
+    /// The pid is free again and may be somebody else's.
+    reaped: bool,
+}
+
+/// How far a reader has got.
+struct Mark {
+    at: u64,
+    stalled: bool,
+}
+
+impl Record {
+    pub(crate) fn new(
+        pid: u32,
+        tag: Option<String>,
+        config: Config,
+        input: Input,
+        capacity: usize,
+    ) -> Self {
+        Self {
+            pid,
+            tag,
+            config,
+            input,
+            shared: Mutex::new(Shared {
+                ring: Ring::new(capacity),
+                readers: BTreeMap::new(),
+                end: None,
+                reaped: false,
+            }),
+            changed: watch::Sender::new(()),
+            drained: Notify::new(),
+            closed: AtomicBool::new(false),
+            held_back: AtomicBool::new(false),
+            next_reader: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lock().end.is_some()
+    }
+
+    /// How much output is kept, and how much there was.
+    pub(crate) fn output(&self) -> (usize, u64) {
+        let shared = self.lock();
+        (shared.ring.held(), shared.ring.end())
+    }
+
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// Adds output.
+    pub(crate) fn push(&self, source: Source, bytes: &[u8]) {
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        self.lock().ring.push(source, bytes);
+        self.changed.send_replace(());
+    }
+
+    /// Gives the pid back. No signal is sent to it from now on.
+    pub(crate) fn reap(&self) {
+        let mut shared = self.lock();
+        if let (false, Ok(pid)) = (shared.reaped, libc::pid_t::try_from(self.pid)) {
+            child::reap(pid);
+            shared.reaped = true;
+        }
+    }
+
+    /// Says that the process has ended. Later output is thrown away.
+    pub(crate) fn finish(&self, end: End) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.lock().end = Some(end);
+        self.changed.send_replace(());
+    }
+
+    /// Waits until every reader that moves is less than half a ring behind.
+    pub(crate) async fn wait_for_readers(&self) {
+        if self.closed.load(Ordering::Relaxed) || self.behind().is_empty() {
+            return;
+        }
+        self.held_back.store(true, Ordering::Relaxed);
+        loop {
+            let drained = self.drained.notified();
+            let before = self.behind();
+            if before.is_empty() {
+                break;
+            }
+            if timeout(PATIENCE, drained).await.is_err() {
+                self.give_up_on(&before);
+            }
+        }
+        self.held_back.store(false, Ordering::Relaxed);
+    }
+
+    /// Readers that output has to wait for, and where they stand.
+    fn behind(&self) -> Vec<(u64, u64)> {
+        let shared = self.lock();
+        let tolerated = (shared.ring.capacity() / 2) as u64;
+        let end = shared.ring.end();
+        shared
+            .readers
+            .iter()
+            .filter(|(_, mark)| !mark.stalled && end - mark.at > tolerated)
+            .map(|(id, mark)| (*id, mark.at))
+            .collect()
+    }
+
+    fn give_up_on(&self, before: &[(u64, u64)]) {
+        let mut shared = self.lock();
+        for (id, at) in before {
+            if let Some(mark) = shared.readers.get_mut(id)
+                && mark.at == *at
+            {
+                mark.stalled = true;
+            }
+        }
+    }
+
+    /// A reader from `offset` on (`None`: from now on).
+    pub(crate) fn reader(self: &Arc<Self>, offset: Option<u64>) -> Reader {
+        let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
+        let changed = self.changed.subscribe();
+        let mut shared = self.lock();
+        let end = shared.ring.end();
+        let at = offset.map_or(end, |offset| offset.min(end));
+        shared.readers.insert(id, Mark { at, stalled: false });
+        drop(shared);
+        Reader {
+            record: Arc::clone(self),
+            changed,
+            id,
+            at,
+        }
+    }
+
+    /// Signals the process's whole group, as long as it has not been reaped.
+    pub(crate) fn signal(&self, signal: i32) -> Result<(), AgentError> {
+        // The lock keeps `reap`, and so the pid's reuse, away from the check.
+        let shared = self.lock();
+        if shared.reaped {
+            return Err(AgentError::NoProcess(self.pid.to_string()));
+        }
+        child::signal_group(self.pid, signal).map_err(|source| match source.raw_os_error() {
+            Some(libc::ESRCH) => AgentError::NoProcess(self.pid.to_string()),
+            Some(libc::EINVAL) => AgentError::Invalid(format!("signal {signal} does not exist")),
+            _ => AgentError::io("sending the signal", source),
+        })
+    }
+
+    /// Changes the terminal's size.
+    pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<(), AgentError> {
+        let Input::Terminal(master) = &self.input else {
+            return Err(AgentError::Conflict(format!(
+                "process {} has no terminal",
+                self.pid
+            )));
+        };
+        child::resize(master.get_ref(), cols, rows)
+            .map_err(|source| AgentError::io("resizing the terminal", source))
+    }
+
+    /// Writes input, all of it, waiting as long as the process does not read.
+    pub(crate) async fn write(&self, bytes: &[u8], terminal: bool) -> Result<(), AgentError> {
+        let failed = |source| AgentError::Io {
+            what: format!("process {} no longer reads its input", self.pid),
+            source,
+        };
+        match (&self.input, terminal) {
+            (Input::Terminal(master), true) => write_all(master, bytes).await.map_err(failed),
+            (Input::Pipe(pipe), false) => match pipe.lock().await.as_ref() {
+                Some(pipe) => write_all(pipe, bytes).await.map_err(failed),
+                None => Err(self.no_stdin()),
+            },
+            (Input::None, false) => Err(self.no_stdin()),
+            (Input::Terminal(_), false) => Err(AgentError::Conflict(format!(
+                "process {} has a terminal; send `pty` input",
+                self.pid
+            ))),
+            (_, true) => Err(AgentError::Conflict(format!(
+                "process {} has no terminal",
+                self.pid
+            ))),
+        }
+    }
+
+    fn no_stdin(&self) -> AgentError {
+        AgentError::Conflict(format!("standard input of process {} is closed", self.pid))
+    }
+
+    /// Closes standard input.
+    pub(crate) async fn close_input(&self) -> Result<(), AgentError> {
+        match &self.input {
+            Input::Pipe(pipe) => {
+                pipe.lock().await.take();
+                Ok(())
+            }
+            Input::None => Ok(()),
+            Input::Terminal(_) => Err(AgentError::Conflict(format!(
+                "process {} has a terminal, which has no input to close",
+                self.pid
+            ))),
+        }
+    }
+}
+
+async fn write_all(target: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let mut guard = target.writable().await?;
+        match guard
+            .try_io(|target| nix::unistd::write(target.get_ref(), bytes).map_err(io::Error::from))
+        {
+            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(Ok(written)) => bytes = &bytes[written..],
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_would_block) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Somebody who follows a process. Dropping it costs the process nothing.
+pub(crate) struct Reader {
+    record: Arc<Record>,
+    changed: watch::Receiver<()>,
+    id: u64,
+    at: u64,
+}
+
+/// What a reader learns next.
+pub(crate) enum News {
+    Output(Piece),
+    End(End),
+}
+
+impl Reader {
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The next news. Loses nothing when it is dropped before it is ready.
+    pub(crate) async fn next(&mut self) -> News {
+        loop {
+            self.changed.mark_unchanged();
+            if let Some(news) = self.take() {
+                return news;
+            }
+            // The sender lives in the record that this reader holds.
+            let _ = self.changed.changed().await;
+        }
+    }
+
+    fn take(&mut self) -> Option<News> {
+        let mut shared = self.record.lock();
+        let Some(piece) = shared.ring.read(self.at) else {
+            return shared.end.map(News::End);
+        };
+        self.at = piece.end();
+        let (end, capacity) = (shared.ring.end(), shared.ring.capacity() as u64);
+        if let Some(mark) = shared.readers.get_mut(&self.id) {
+            mark.at = self.at;
+            mark.stalled = mark.stalled && end - self.at > capacity / 4;
+        }
+        drop(shared);
+        self.record.drained.notify_one();
+        Some(News::Output(piece))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.record.lock().readers.remove(&self.id);
+        self.record.drained.notify_one();
+    }
+}
