@@ -69,7 +69,7 @@ impl Child {
         let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
         Ok(Self {
             pid,
-            pidfd: AsyncFd::register_with_interest(pidfd, Interest::READABLE)?,
+            pidfd: watched(pidfd, Interest::READABLE)?,
         })
     }
 
@@ -83,6 +83,12 @@ impl Child {
             }
         }
     }
+}
+
+/// Hands a descriptor to the runtime.
+pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps its descriptor open and the same for as long as it lives.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
 /// How a child ended, if it has, leaving it to be reaped.

@@ -252,8 +252,8 @@ impl Stdio {
     }
 }
 
-/// Hands a descriptor to the runtime.
+/// Makes a descriptor non-blocking and hands it to the runtime.
 fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    AsyncFd::register_with_interest(fd, interest)
+    child::watched(fd, interest)
 }
