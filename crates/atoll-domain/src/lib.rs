@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod actor;
+pub mod admission;
 pub mod audit;
 pub mod host;
 pub mod ids;

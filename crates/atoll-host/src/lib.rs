@@ -1,1 +1,28 @@
-//! Not written yet.
+//! The host agent: runs sandboxes on one machine.
+//!
+//! How it works: [`HostAgent`] holds one actor per sandbox ([`actor`]), each the only owner of its keeper, VMM, network and files.
+//! What an actor does is decided by `atoll_domain::actor`; what it is about to do stands in the sandbox's [`journal`] first, so
+//! that the next start can finish or undo it ([`recovery`]). Images, kernel and the verdict on KVM are made ready once, in the
+//! background ([`ready`]). What the machine does by itself is told through a numbered, persistent [`events`] stream.
+//!
+//! Deliberately absent: teams, keys, a database: the control plane's. They meet at `HostDriver`.
+
+mod actor;
+mod admission;
+mod agent;
+mod config;
+mod data_dir;
+mod dial;
+mod error;
+mod events;
+mod journal;
+mod kvm;
+mod leftovers;
+mod ready;
+mod recovery;
+
+pub use agent::{HostAgent, OnExit};
+pub use config::{AcceleratorChoice, HostConfig};
+pub use data_dir::{DataDir, Lock};
+pub use error::StartError;
+pub use leftovers::{Remains, remains};

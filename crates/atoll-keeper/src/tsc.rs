@@ -24,7 +24,7 @@ fn from_cpuinfo(text: &str) -> Option<u64> {
     let (whole, part) = line.split_once(':')?.1.trim().split_once('.')?;
     let whole: u64 = whole.parse().ok()?;
     let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
-    Some((whole * 1000 + part) / 2)
+    Some(u64::midpoint(whole * 1000, part))
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -67,7 +67,7 @@ impl Keeper {
             }
             Op::Resume => self.ask_qemu(number, request.id, "cont", now),
             Op::Kill => done(self.kill()?),
-            Op::Streams { count } => self.streams(*count),
+            Op::Streams { count } => Self::streams(*count),
             Op::Console { from } => {
                 let (from, bytes) = self.console.from(*from, CONSOLE_PIECE);
                 done(Answer::Console { from, data: bytes.iter().map(|b| format!("{b:02x}")).collect() })
@@ -158,7 +158,7 @@ impl Keeper {
     }
 
     /// Sockets of the sandbox's network, not connected: a connect here would hold everything up.
-    fn streams(&mut self, count: usize) -> Result<Now, Refusal> {
+    fn streams(count: usize) -> Result<Now, Refusal> {
         if count == 0 || count > MAX_STREAMS {
             return Err(Refusal::new("too_large", format!("{count} streams; between 1 and {MAX_STREAMS}")));
         }

@@ -1,0 +1,5 @@
+//! The rules, by property.
+
+mod actor;
+mod ids;
+mod validate;

@@ -1,0 +1,63 @@
+//! Making what a boot needs: slot, directory, disk, network, control groups.
+//!
+//! How it works: the journal's first line is on disk before anything else exists; every name follows from it, so whatever a crash
+//! leaves is found again. Disk, network and groups do not need each other and are made at the same time.
+//!
+//! Deliberately absent: undoing. A failure here ends in a release, which knows every name.
+
+use std::time::Instant;
+
+use atoll_domain::host::HostError;
+use tokio::task::spawn_blocking;
+
+use super::work::{Context, Finished};
+use crate::admission;
+use crate::error::{failed, from_disk, from_keeper, from_net, join_failed};
+use crate::journal::{Entry, Journal};
+
+pub(super) async fn run(context: Context) -> Finished {
+    Finished::Prepared(context.or_cancelled(prepare(&context)).await)
+}
+
+async fn prepare(context: &Context) -> Result<(), HostError> {
+    let shared = &context.shared;
+    let started = Instant::now();
+    let ready = shared.ready().await?;
+    context.phase("image", started, |_| {});
+    if context.spec.template != ready.image.template {
+        let known = atoll_disk::TEMPLATES.join(", ");
+        return Err(HostError::UnknownTemplate { name: context.spec.template.clone(), known });
+    }
+    let (spec, data) = (context.spec.clone(), shared.data.root().to_owned());
+    admission::check(&data, spec.shape, shared.promised_mb(&spec.id))?;
+    let started = Instant::now();
+    let plan = {
+        let (shared, spec, call, dir) = (shared.clone(), spec.clone(), context.call.clone(), context.dir.clone());
+        let claimed = spawn_blocking(move || {
+            Journal::create(&dir, &Entry::Create { call, spec: spec.clone() }).map_err(|e| failed(&e))?;
+            shared.plan(&spec).map_err(from_net)
+        });
+        claimed.await.map_err(join_failed)??
+    };
+    context.phase("claim", started, |facts| {
+        facts.netns = Some(plan.netns.clone());
+        facts.uid = Some(plan.uid);
+        facts.guest_ip = Some(atoll_net::GUEST.to_string());
+        if plan.network == atoll_domain::Network::Internet {
+            facts.interface = Some(plan.interface.clone());
+            facts.host_ip = Some(plan.netns_address.to_string());
+        }
+    });
+    let started = Instant::now();
+    let (cache, cow) = (shared.config.cache.clone(), context.dir.join("cow.raw"));
+    let disk = spawn_blocking(move || atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb));
+    let network = spawn_blocking(move || atoll_net::apply(&plan));
+    let (instance, id, shape) = (shared.net.instance.clone(), context.spec.id.clone(), context.spec.shape);
+    let groups = spawn_blocking(move || atoll_keeper::cgroup::prepare(&instance, &id, shape.vcpus, shape.memory_mb));
+    let (disk, network, groups) = tokio::join!(disk, network, groups);
+    disk.map_err(join_failed)?.map_err(from_disk)?;
+    network.map_err(join_failed)?.map_err(from_net)?;
+    groups.map_err(join_failed)?.map_err(from_keeper)?;
+    context.phase("disk and network", started, |_| {});
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! The host agent: the handle that the rest of Atoll holds.
+//!
+//! How it works: a map from sandbox to its actor's mailbox, and what all actors share. Calls are idempotent: a create with the same
+//! operation joins the first one, a destroy of what is not there answers so. Actors are tracked tasks; [`HostAgent::shutdown`]
+//! ends and awaits every one of them.
+//!
+//! Deliberately absent: doing anything to a sandbox outside of its actor.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use atoll_domain::host::{
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, SandboxFacts,
+    SandboxSecrets, SandboxSpec,
+};
+use atoll_domain::validate::HostLimits;
+use atoll_domain::{Incarnation, SandboxId};
+use atoll_guest_client::GuestStream;
+use atoll_net::{NetConfig, NetError, NetPlan, Slots, choose_pool, plan};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::actor::{Actor, Handle, Message};
+use crate::data_dir::{DataDir, Lock};
+use crate::error::{failed, join_failed};
+use crate::events::Events;
+use crate::ready::{Readiness, Ready};
+use crate::{HostConfig, StartError, admission, recovery};
+
+/// How many failed creates are remembered for replays.
+const REMEMBERED: usize = 256;
+const EVENTS: usize = 64;
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What an orderly stop does with running sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExit {
+    /// Ends them all and leaves nothing of the instance.
+    Destroy,
+}
+
+/// What all actors share.
+pub(crate) struct Shared {
+    pub(crate) config: HostConfig,
+    pub(crate) data: DataDir,
+    pub(crate) net: NetConfig,
+    pub(crate) slots: Slots,
+    pub(crate) keeper: PathBuf,
+    pub(crate) void_netns: PathBuf,
+    pub(crate) boots: Semaphore,
+    pub(crate) stopping: CancellationToken,
+    readiness: Readiness,
+    events: Events,
+    sandboxes: Mutex<HashMap<SandboxId, Handle>>,
+    failed: Mutex<VecDeque<(SandboxId, Call, HostError)>>,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is one insert or remove; a panic leaves the map whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) async fn ready(&self) -> Result<Arc<Ready>, HostError> {
+        self.readiness.get(&self.config).await
+    }
+
+    /// The network plan of a sandbox; claims its slot.
+    pub(crate) fn plan(&self, spec: &SandboxSpec) -> Result<NetPlan, NetError> {
+        let slot = self.slots.claim(&self.net.instance, &spec.id, self.net.pool.slots())?;
+        Ok(plan(&self.net, slot, spec.network))
+    }
+
+    /// The same, if it has a slot.
+    pub(crate) fn existing_plan(&self, spec: &SandboxSpec) -> Result<Option<NetPlan>, NetError> {
+        let mine = self.slots.of_instance(&self.net.instance)?;
+        let slot = mine.into_iter().find(|(_, id)| *id == spec.id).map(|(slot, _)| slot);
+        Ok(slot.map(|slot| plan(&self.net, slot, spec.network)))
+    }
+
+    /// Memory promised to all other sandboxes, in MiB.
+    pub(crate) fn promised_mb(&self, but: &SandboxId) -> u64 {
+        held(&self.sandboxes).iter().filter(|(id, _)| *id != but).map(|(_, handle)| u64::from(handle.memory_mb)).sum()
+    }
+
+    pub(crate) fn forget(&self, id: &SandboxId) {
+        held(&self.sandboxes).remove(id);
+    }
+
+    /// Keeps a failed create's answer for replays of its call.
+    pub(crate) fn remember(&self, id: &SandboxId, call: &Call, error: HostError) {
+        let mut failed = held(&self.failed);
+        failed.push_back((id.clone(), call.clone(), error));
+        if failed.len() > REMEMBERED {
+            failed.pop_front();
+        }
+    }
+
+    /// Tells something through the event stream.
+    pub(crate) fn note(&self, id: &SandboxId, incarnation: Incarnation, kind: HostEventKind) {
+        if let Err(error) = self.events.note(id, incarnation, kind) {
+            tracing::error!(sandbox.id = %id, %error, "an event could not be written down");
+        }
+    }
+}
+
+/// A host agent. Clones are handles to the same.
+#[derive(Clone)]
+pub struct HostAgent {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    _lock: Arc<Lock>,
+}
+
+impl std::fmt::Debug for HostAgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostAgent").field("data", &self.shared.data.root()).finish_non_exhaustive()
+    }
+}
+
+impl HostAgent {
+    /// Starts on an opened data directory: removes what an earlier Atoll left, sets the host's network up, and begins to make images
+    /// ready in the background.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub async fn start(config: HostConfig, data: DataDir, lock: Lock) -> Result<Self, StartError> {
+        if config.keeper.is_empty() || config.guest.is_empty() {
+            return Err(StartError::Incomplete);
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(StartError::NeedsRoot);
+        }
+        let begun = tokio::task::spawn_blocking(move || begin(config, data)).await;
+        let stopped = |e| StartError::file("start on", "the data directory")(std::io::Error::other(e));
+        let shared = Arc::new(begun.map_err(stopped)??);
+        let tasks = TaskTracker::new();
+        let agent = Self { shared: Arc::clone(&shared), tasks: tasks.clone(), _lock: Arc::new(lock) };
+        tasks.spawn(async move {
+            let ready = shared.stopping.run_until_cancelled(shared.ready()).await;
+            if let Some(Err(error)) = ready {
+                tracing::error!(%error, "images could not be made ready; the next create tries again");
+            }
+        });
+        Ok(agent)
+    }
+
+    /// Makes and boots a sandbox; answers when its agent does.
+    ///
+    /// # Errors
+    /// Why it does not run; nothing of it is left then.
+    pub async fn create(&self, call: Call, request: CreateSandbox) -> Result<SandboxFacts, HostError> {
+        let mut created = {
+            let id = request.spec.id.clone();
+            if let Some((_, _, error)) = held(&self.shared.failed).iter().find(|(i, c, _)| *i == id && *c == call) {
+                return Err(error.clone());
+            }
+            if self.shared.stopping.is_cancelled() {
+                return Err(HostError::Unavailable("the host agent is stopping".into()));
+            }
+            let mut sandboxes = held(&self.shared.sandboxes);
+            match sandboxes.get(&id) {
+                Some(handle) if handle.call == call => handle.created.clone(),
+                Some(_) => return Err(HostError::WrongState { state: "there already".into() }),
+                None => {
+                    let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, request);
+                    let created = handle.created.clone();
+                    sandboxes.insert(id, handle);
+                    self.tasks.spawn(actor.run());
+                    created
+                }
+            }
+        };
+        let answer = created.wait_for(Option::is_some).await.map(|answer| answer.clone());
+        match answer {
+            Ok(Some(answer)) => answer,
+            _ => Err(HostError::Unavailable("the host agent is stopping".into())),
+        }
+    }
+
+    /// Ends a sandbox; answers when nothing of it is left.
+    ///
+    /// # Errors
+    /// A stale incarnation, or what could not be given back.
+    pub async fn destroy(&self, call: Call, id: SandboxId) -> Result<Destroyed, HostError> {
+        self.end(&id, Some(call.incarnation), "destroyed".into()).await
+    }
+
+    async fn end(&self, id: &SandboxId, incarnation: Option<Incarnation>, reason: String) -> Result<Destroyed, HostError> {
+        let Some(handle) = self.handle(id) else { return Ok(Destroyed::NotFound) };
+        if incarnation.is_some_and(|asked| asked < handle.call.incarnation) {
+            return Err(HostError::WrongState { state: format!("in its life {}", handle.call.incarnation) });
+        }
+        let (reply, answer) = oneshot::channel();
+        if handle.mailbox.send(Message::Destroy { reason, reply }).await.is_err() {
+            return Ok(Destroyed::NotFound);
+        }
+        answer.await.unwrap_or(Ok(Destroyed::Done))
+    }
+
+    fn handle(&self, id: &SandboxId) -> Option<Handle> {
+        held(&self.shared.sandboxes).get(id).cloned()
+    }
+
+    /// All sandboxes.
+    pub fn list(&self) -> Vec<SandboxFacts> {
+        held(&self.shared.sandboxes).values().map(|handle| handle.facts.borrow().clone()).collect()
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub fn inspect(&self, id: &SandboxId) -> Result<SandboxFacts, HostError> {
+        self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)
+    }
+
+    /// Token and environment of a sandbox.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub fn secrets(&self, id: &SandboxId) -> Result<SandboxSecrets, HostError> {
+        self.handle(id).map(|handle| handle.secrets.as_ref().clone()).ok_or(HostError::NotFound)
+    }
+
+    /// Events after a number, then live.
+    pub fn watch(&self, from: EventSeq) -> mpsc::Receiver<HostEvent> {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let shared = Arc::clone(&self.shared);
+        let mut news = shared.events.news();
+        self.tasks.spawn(async move {
+            let mut last = from;
+            let follow = async {
+                loop {
+                    for event in shared.events.after(last) {
+                        last = event.seq;
+                        if sender.send(event).await.is_err() {
+                            return;
+                        }
+                    }
+                    if news.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = follow => {}
+                () = sender.closed() => {}
+                () = shared.stopping.cancelled() => {}
+            }
+        });
+        receiver
+    }
+
+    /// Forgets events up to a number.
+    ///
+    /// # Errors
+    /// When that could not be written.
+    pub async fn acknowledge(&self, seq: EventSeq) -> Result<(), HostError> {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || shared.events.acknowledge(seq)).await;
+        done.map_err(join_failed)?.map_err(|e| failed(&e))
+    }
+
+    /// A stream to a port of a running guest.
+    ///
+    /// # Errors
+    /// No such sandbox, not running, or nobody listens.
+    pub async fn open_stream(&self, id: &SandboxId, port: u16) -> Result<GuestStream, HostError> {
+        let handle = self.handle(id).ok_or(HostError::NotFound)?;
+        let (reply, answer) = oneshot::channel();
+        handle.mailbox.send(Message::Sockets(reply)).await.map_err(|_| HostError::NotFound)?;
+        let sockets = answer.await.map_err(|_| HostError::NotFound)??;
+        let stream = sockets.connect(port, DIAL_LIMIT).await;
+        let stream = stream.map_err(|e| HostError::Unavailable(format!("port {port} of the guest: {e}")))?;
+        Ok(Box::new(stream))
+    }
+
+    /// What this machine can take; waits for the verdict on KVM.
+    ///
+    /// # Errors
+    /// When images could not be made ready.
+    pub async fn capacity(&self) -> Result<HostCapacity, HostError> {
+        let ready = self.shared.ready().await?;
+        let cpus = cpus();
+        let memory_mb = admission::memory_mb().0;
+        let isolation = ready.isolation();
+        let max_vcpus = HostLimits { cpus, memory_mb, isolation }.max_vcpus();
+        let templates = atoll_disk::TEMPLATES.iter().map(|name| (*name).to_owned()).collect();
+        Ok(HostCapacity { cpus, memory_mb, max_vcpus, isolation, templates })
+    }
+
+    /// Whether images are there.
+    pub fn is_ready(&self) -> bool {
+        self.shared.readiness.now().is_some()
+    }
+
+    /// Ends every sandbox and awaits every task.
+    pub async fn shutdown(&self, on_exit: OnExit) {
+        match on_exit {
+            OnExit::Destroy => {}
+        }
+        let ids: Vec<SandboxId> = held(&self.shared.sandboxes).keys().cloned().collect();
+        let ends = ids.iter().map(|id| self.end(id, None, "Atoll stopped".into()));
+        for (id, ended) in ids.iter().zip(join_all(ends).await) {
+            if let Err(error) = ended {
+                tracing::error!(sandbox.id = %id, %error, "a sandbox could not be ended; the next start goes on");
+            }
+        }
+        self.shared.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let shared = Arc::clone(&self.shared);
+        let torn_down = tokio::task::spawn_blocking(move || {
+            atoll_keeper::cgroup::remove_instance(&shared.net.instance);
+            atoll_net::host_teardown(&shared.net)
+        });
+        if let Ok(Err(error)) = torn_down.await {
+            tracing::error!(%error, "the host's network could not be cleaned");
+        }
+    }
+}
+
+/// Polls all at once, in this task.
+async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, done) in &mut pending {
+            if done.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *done = Some(value);
+            }
+        }
+        if pending.iter().all(|(_, done)| done.is_some()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// The part of a start that blocks.
+fn begin(config: HostConfig, data: DataDir) -> Result<Shared, StartError> {
+    let instance = data.instance()?;
+    let pool = choose_pool(config.address_pool.as_deref())?;
+    let net = NetConfig { instance, pool };
+    let keeper = data.unpack_keeper(config.keeper)?;
+    let events = Events::open(data.root())?;
+    atoll_net::host_setup(&net)?;
+    let void_netns = atoll_net::void_namespace(&net)?;
+    let boots = usize::try_from(cpus()).unwrap_or(1);
+    let shared = Shared {
+        config,
+        data,
+        net,
+        slots: Slots::of_machine(),
+        keeper,
+        void_netns,
+        boots: Semaphore::new(boots),
+        stopping: CancellationToken::new(),
+        readiness: Readiness::default(),
+        events,
+        sandboxes: Mutex::default(),
+        failed: Mutex::default(),
+    };
+    recovery::run(&shared);
+    Ok(shared)
+}

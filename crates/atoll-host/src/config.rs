@@ -1,0 +1,43 @@
+//! What a host agent is given at its start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use atoll_disk::{Cache, Progress};
+
+/// What shall run the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcceleratorChoice {
+    /// KVM if a guest really boots under it, else emulation.
+    #[default]
+    Auto,
+    /// KVM, or nothing.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// What a host agent is given.
+#[derive(Clone)]
+pub struct HostConfig {
+    /// Everything that belongs to this instance.
+    pub data: PathBuf,
+    /// Images and kernels, shared by instances.
+    pub cache: Cache,
+    /// The static keeper.
+    pub keeper: &'static [u8],
+    /// The static guest agent.
+    pub guest: &'static [u8],
+    /// Address range of the links to sandboxes, if one is wanted.
+    pub address_pool: Option<String>,
+    /// What shall run the guests.
+    pub accelerator: AcceleratorChoice,
+    /// Hears how images are made.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl std::fmt::Debug for HostConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostConfig").field("data", &self.data).field("cache", &self.cache).finish_non_exhaustive()
+    }
+}

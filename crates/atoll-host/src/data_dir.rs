@@ -1,0 +1,148 @@
+//! The data directory: who may use it, and the few files that belong to no sandbox.
+//!
+//! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name. The
+//! instance's id is drawn once. The claim number, by which keepers know their newest owner, grows with each use and is on disk
+//! before it is used.
+//!
+//! Deliberately absent: the database and `admin.json` (the control plane's).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use atoll_domain::InstanceId;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::StartError;
+
+/// Held as long as this Atoll uses the directory.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InstanceFile {
+    instance: InstanceId,
+}
+
+/// A data directory.
+#[derive(Debug, Clone)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+impl DataDir {
+    /// Makes the directory if it is not there and takes its lock.
+    ///
+    /// # Errors
+    /// Another user's directory, one in use, or what the file system says.
+    pub fn open(root: &Path) -> Result<(Self, Lock), StartError> {
+        let own = nix::unistd::geteuid().as_raw();
+        fs::create_dir_all(root).map_err(StartError::file("create", root))?;
+        let owner = fs::metadata(root).map_err(StartError::file("read", root))?.uid();
+        if owner != own {
+            return Err(StartError::ForeignData { path: root.to_owned(), owner, own });
+        }
+        let mode = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(root, mode).map_err(StartError::file("set the mode of", root))?;
+        let dir = Self { root: root.to_owned() };
+        let lock = dir.lock()?;
+        for sub in ["run", "sandboxes", "bin", "keys"] {
+            let path = root.join(sub);
+            fs::create_dir_all(&path).map_err(StartError::file("create", &path))?;
+        }
+        Ok((dir, lock))
+    }
+
+    fn lock(&self) -> Result<Lock, StartError> {
+        let path = self.root.join("lock");
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(StartError::file("open", &path))?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((mut file, _)) => {
+                let mut pid = String::new();
+                // Without the number the refusal is still right.
+                let _ = file.read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "unknown".into() } else { pid.trim().to_owned() };
+                return Err(StartError::InUse { path: self.root.clone(), pid });
+            }
+        };
+        let text = format!("{}\n", std::process::id());
+        file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(StartError::file("write", &path))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where all sandboxes are.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    /// The instance's id, drawn at the first start.
+    ///
+    /// # Errors
+    /// When the file cannot be read, written or understood.
+    pub fn instance(&self) -> Result<InstanceId, StartError> {
+        let path = self.root.join("instance.json");
+        match fs::read(&path) {
+            Ok(text) => {
+                let read: Result<InstanceFile, _> = serde_json::from_slice(&text);
+                read.map(|file| file.instance).map_err(|e| StartError::Malformed { path, why: e.to_string() })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut random = [0; 3];
+                getrandom::fill(&mut random)
+                    .map_err(|e| StartError::file("draw an id for", &path)(std::io::Error::other(e)))?;
+                let instance = InstanceId::from_random(random);
+                let text = serde_json::to_vec(&InstanceFile { instance: instance.clone() });
+                let text = text.map_err(|e| StartError::Malformed { path: path.clone(), why: e.to_string() })?;
+                replace(&path, &text, 0o600).map_err(StartError::file("write", &path))?;
+                Ok(instance)
+            }
+            Err(error) => Err(StartError::file("read", &path)(error)),
+        }
+    }
+
+    /// Draws the next claim number; greater than any that this directory ever gave out.
+    pub(crate) fn next_claim(&self) -> std::io::Result<u64> {
+        let path = self.root.join("claim");
+        let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
+        let next = last + 1;
+        replace(&path, next.to_string().as_bytes(), 0o600)?;
+        Ok(next)
+    }
+
+    /// Writes the keeper's program, named by its digest; an old one stays for the keepers that run it.
+    pub(crate) fn unpack_keeper(&self, program: &[u8]) -> Result<PathBuf, StartError> {
+        let digest = blake3::hash(program).to_hex();
+        let path = self.root.join("bin").join(format!("atoll-keeper-{}", &digest[..16]));
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() == program.len() as u64) {
+            return Ok(path);
+        }
+        replace(&path, program, 0o755).map_err(StartError::file("write", &path))?;
+        Ok(path)
+    }
+}
+
+/// Replaces a file as a whole, on disk when this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,146 @@
+//! What the host did or saw by itself, numbered and kept until the control plane has it.
+//!
+//! How it works: an event is appended to `DATA/events` and synced before anybody hears of it; an acknowledgement rewrites the file
+//! without what is stored elsewhere now. The number goes on over restarts: the file's first line holds the last one given.
+//!
+//! Deliberately absent: more than one reader. A second `watch` gets its own copy from its own number.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use atoll_domain::host::{EventSeq, HostEvent, HostEventKind};
+use atoll_domain::{Incarnation, SandboxId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::StartError;
+use crate::data_dir::replace;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Header {
+    last: EventSeq,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    last: EventSeq,
+    kept: VecDeque<HostEvent>,
+}
+
+/// The stream.
+#[derive(Debug)]
+pub(crate) struct Events {
+    path: PathBuf,
+    log: Mutex<Log>,
+    news: watch::Sender<EventSeq>,
+}
+
+impl Events {
+    /// Reads what an earlier start left.
+    pub(crate) fn open(data: &Path) -> Result<Self, StartError> {
+        let path = data.join("events");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(StartError::file("read", &path)(error)),
+        };
+        let mut lines = text.lines();
+        let header: Header = lines.next().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        let kept: VecDeque<HostEvent> = lines.map_while(|line| serde_json::from_str(line).ok()).collect();
+        let last = kept.back().map_or(header.last, |event| event.seq.max(header.last));
+        let (news, _) = watch::channel(last);
+        Ok(Self { path, log: Mutex::new(Log { last, kept }), news })
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        // A panic while the log is held leaves it as it was before or after one push.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an event; blocks until it is on disk.
+    pub(crate) fn note(&self, sandbox: &SandboxId, incarnation: Incarnation, kind: HostEventKind) -> std::io::Result<()> {
+        let mut log = self.log();
+        let seq = EventSeq(log.last.0 + 1);
+        let event = HostEvent { seq, sandbox: sandbox.clone(), incarnation, kind };
+        let mut line = serde_json::to_vec(&event)?;
+        line.push(b'\n');
+        if !self.path.exists() {
+            rewrite(&self.path, &log)?;
+        }
+        let mut file = std::fs::OpenOptions::new().append(true).open(&self.path)?;
+        file.write_all(&line)?;
+        file.sync_data()?;
+        log.last = seq;
+        log.kept.push_back(event);
+        drop(log);
+        self.news.send_replace(seq);
+        Ok(())
+    }
+
+    /// Forgets everything up to a number; blocks until that is on disk.
+    pub(crate) fn acknowledge(&self, seq: EventSeq) -> std::io::Result<()> {
+        let mut log = self.log();
+        let before = log.kept.len();
+        log.kept.retain(|event| event.seq > seq);
+        if log.kept.len() == before { Ok(()) } else { rewrite(&self.path, &log) }
+    }
+
+    /// What came after a number.
+    pub(crate) fn after(&self, seq: EventSeq) -> Vec<HostEvent> {
+        self.log().kept.iter().filter(|event| event.seq > seq).cloned().collect()
+    }
+
+    /// Tells when there is something new.
+    pub(crate) fn news(&self) -> watch::Receiver<EventSeq> {
+        self.news.subscribe()
+    }
+}
+
+fn rewrite(path: &Path, log: &Log) -> std::io::Result<()> {
+    let mut bytes = serde_json::to_vec(&Header { last: log.last })?;
+    for event in &log.kept {
+        bytes.push(b'\n');
+        bytes.extend(serde_json::to_vec(event)?);
+    }
+    bytes.push(b'\n');
+    replace(path, &bytes, 0o600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(events: &Events, reason: &str) {
+        let kind = HostEventKind::Ended { reason: reason.into() };
+        events.note(&SandboxId::from_random([1; 16]), Incarnation::FIRST, kind).unwrap();
+    }
+
+    #[test]
+    fn numbers_go_on_over_restarts_and_acknowledged_events_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = Events::open(dir.path()).unwrap();
+        note(&events, "a");
+        note(&events, "b");
+        events.acknowledge(EventSeq(1)).unwrap();
+        let again = Events::open(dir.path()).unwrap();
+        assert_eq!(again.after(EventSeq(0)).iter().map(|e| e.seq.0).collect::<Vec<_>>(), [2]);
+        again.acknowledge(EventSeq(2)).unwrap();
+        let third = Events::open(dir.path()).unwrap();
+        assert!(third.after(EventSeq(0)).is_empty());
+        note(&third, "c");
+        assert_eq!(third.after(EventSeq(0))[0].seq, EventSeq(3));
+    }
+
+    #[test]
+    fn a_line_cut_short_by_a_crash_is_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        note(&Events::open(dir.path()).unwrap(), "a");
+        let path = dir.path().join("events");
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"seq\":2,\"sand");
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(Events::open(dir.path()).unwrap().after(EventSeq(0)).len(), 1);
+    }
+}

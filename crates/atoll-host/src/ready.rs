@@ -1,0 +1,87 @@
+//! What must be there before the first sandbox can start.
+//!
+//! How it works: kernel, base image, initramfs, jail tree and the verdict on KVM are made once, by whoever needs them first; the
+//! agent's start kicks it off, so that listening waits for nothing. A failure is told to everybody who waits, and the next
+//! create tries again.
+//!
+//! Deliberately absent: progress bars; the configured sink draws them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use atoll_disk::{Image, ensure_initramfs, ensure_kernel, ensure_template};
+use atoll_domain::host::{HostError, Isolation};
+use atoll_keeper::spec::Accelerator;
+use tokio::sync::OnceCell;
+
+use crate::error::{from_disk, from_keeper, join_failed};
+use crate::{AcceleratorChoice, HostConfig, kvm};
+
+/// Everything that a boot needs besides what is the sandbox's own.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    pub(crate) image: Image,
+    pub(crate) tree: PathBuf,
+    pub(crate) accelerator: Accelerator,
+}
+
+impl Ready {
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self.accelerator {
+            Accelerator::Kvm => Isolation::Hardware,
+            Accelerator::Tcg { .. } => Isolation::Emulated,
+        }
+    }
+}
+
+/// Makes it once.
+#[derive(Debug, Default)]
+pub(crate) struct Readiness {
+    cell: OnceCell<Arc<Ready>>,
+}
+
+impl Readiness {
+    /// What is there already.
+    pub(crate) fn now(&self) -> Option<Arc<Ready>> {
+        self.cell.get().cloned()
+    }
+
+    /// Waits for it, making it if nobody does.
+    pub(crate) async fn get(&self, config: &HostConfig) -> Result<Arc<Ready>, HostError> {
+        let make = || async {
+            let config = config.clone();
+            let made = tokio::task::spawn_blocking(move || make(&config)).await;
+            made.map_err(join_failed)?.map(Arc::new)
+        };
+        self.cell.get_or_try_init(make).await.cloned()
+    }
+}
+
+fn make(config: &HostConfig) -> Result<Ready, HostError> {
+    let progress = config.progress.as_ref();
+    let tree = atoll_keeper::tree::ensure(config.cache.root()).map_err(from_keeper)?;
+    let kernel = ensure_kernel(&config.cache, progress).map_err(from_disk)?;
+    let initrd = ensure_initramfs(&config.cache, &kernel, config.guest).map_err(from_disk)?;
+    let image = ensure_template(&config.cache, "base", progress).map_err(from_disk)?;
+    let emulated = || Accelerator::Tcg { tsc_khz: atoll_keeper::tsc::measure_khz() };
+    let accelerator = match config.accelerator {
+        AcceleratorChoice::Tcg => emulated(),
+        choice => {
+            let verdict = kvm::verdict(config.cache.root(), &tree, &kernel.vmlinux, &initrd);
+            if verdict.usable {
+                Accelerator::Kvm
+            } else if choice == AcceleratorChoice::Kvm {
+                return Err(HostError::MissingTool {
+                    what: format!("a usable KVM ({})", verdict.reason),
+                    remedy: "start Atoll with --accelerator auto to emulate guests".into(),
+                });
+            } else {
+                tracing::info!(reason = %verdict.reason, "KVM cannot be used, guests are emulated (slower)");
+                emulated()
+            }
+        }
+    };
+    Ok(Ready { kernel: kernel.vmlinux, initrd, image, tree, accelerator })
+}
