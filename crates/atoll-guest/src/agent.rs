@@ -62,7 +62,7 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
             Groups::none()
         } else {
             spare_from_oom();
-            Groups::of_machine()
+            Groups::of_machine(memory())
         };
         let app = Arc::new(App::new(
             Arc::new(Settings::new(options.bare)),

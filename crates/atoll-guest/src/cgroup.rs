@@ -28,7 +28,7 @@ const SWEEP: usize = 32;
 /// What the kernel lacks is said on the console; a guest without it still works.
 pub(crate) fn prepare(memory: u64) {
     let root = Path::new(ROOT);
-    let reserve = (memory / 8).clamp(24 << 20, 128 << 20);
+    let reserve = (memory / 8).clamp(32 << 20, 128 << 20);
     let steps = [
         ("cgroup.subtree_control", "+cpu".to_owned()),
         ("cgroup.subtree_control", "+memory".to_owned()),
@@ -51,11 +51,16 @@ pub(crate) fn prepare(memory: u64) {
         &user.join("memory.max"),
         &memory.saturating_sub(reserve).to_string(),
     );
-    set(&user.join("pids.max"), "8192");
+    set(&user.join("pids.max"), &tasks(memory).to_string());
     for controller in ["+cpu", "+memory", "+pids"] {
         set(&user.join("cgroup.subtree_control"), controller);
     }
     set(&agent.join("cgroup.procs"), "0");
+}
+
+/// How many tasks all user code may have: what the memory carries.
+fn tasks(memory: u64) -> u64 {
+    (memory / (512 << 10)).clamp(256, 32_768)
 }
 
 fn set(file: &Path, value: &str) {
@@ -67,16 +72,20 @@ fn set(file: &Path, value: &str) {
 /// Hands out a group for each process.
 pub(crate) struct Groups {
     parent: Option<PathBuf>,
+    /// `pids.max` of one group: less than all, so that a process that forks without end
+    /// leaves room to start another that ends it.
+    tasks: String,
     next: AtomicU64,
     left: Mutex<VecDeque<PathBuf>>,
 }
 
 impl Groups {
     /// Groups under the user group, when this machine has one.
-    pub(crate) fn of_machine() -> Self {
+    pub(crate) fn of_machine(memory: u64) -> Self {
         let parent = Path::new(ROOT).join("user");
         Self {
             parent: parent.join("cgroup.procs").exists().then_some(parent),
+            tasks: (tasks(memory) / 4 * 3).to_string(),
             next: AtomicU64::new(1),
             left: Mutex::default(),
         }
@@ -86,6 +95,7 @@ impl Groups {
     pub(crate) fn none() -> Self {
         Self {
             parent: None,
+            tasks: String::new(),
             next: AtomicU64::new(1),
             left: Mutex::default(),
         }
@@ -100,6 +110,8 @@ impl Groups {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("p{number}"));
         fs::create_dir(&path).map_err(|error| AgentError::io("making a cgroup", error))?;
+        // Without the controller there is no such file, and no bound.
+        let _ = fs::write(path.join("pids.max"), &self.tasks);
         Ok(Some(Group { path, kept: false }))
     }
 

@@ -31,12 +31,11 @@ pub(crate) fn find(name: &str) -> Result<User, AgentError> {
 pub(crate) fn name_of(table: &str, id: u32) -> String {
     table
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut fields = line.split(':');
             let name = fields.next()?;
             (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
         })
-        .next()
         .unwrap_or_else(|| id.to_string())
 }
 

@@ -21,6 +21,11 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 2);
 const MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 252);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 const MAC: [u8; 6] = [0x02, 0xfc, 0, 0, 0, 2];
+/// The kernel's constants, in the widths of its structures.
+#[expect(clippy::cast_possible_truncation, reason = "small constants")]
+const UP: libc::c_short = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+const INET: libc::sa_family_t = libc::AF_INET as libc::sa_family_t;
 const LOOPBACK: &CStr = c"lo";
 const ETHERNET: &CStr = c"eth0";
 /// How long the network device may take to appear.
@@ -87,7 +92,7 @@ fn flags_up(socket: &OwnedFd, name: &CStr) -> io::Result<()> {
     ioctl(socket, libc::SIOCGIFFLAGS, &mut request)?;
     // SAFETY: the kernel has just filled the flags in.
     unsafe {
-        request.ifr_ifru.ifru_flags |= (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        request.ifr_ifru.ifru_flags |= UP;
     }
     ioctl(socket, libc::SIOCSIFFLAGS, &mut request)
 }
@@ -111,7 +116,7 @@ fn address(address: Ipv4Addr) -> libc::sockaddr {
         *target = byte.cast_signed();
     }
     libc::sockaddr {
-        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_family: INET,
         sa_data: data,
     }
 }

@@ -93,7 +93,7 @@ async fn form(target: Target, kind: &str, mut body: Incoming) -> Result<Vec<Writ
     loop {
         match parser.next()? {
             Event::More => match next(&mut body).await? {
-                Some(piece) => parser.feed(&piece)?,
+                Some(piece) => parser.feed(&piece),
                 None => return Err(AgentError::Invalid("the form breaks off".into())),
             },
             Event::Part { field, file_name } => {

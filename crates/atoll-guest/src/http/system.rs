@@ -143,26 +143,26 @@ impl Init {
                 .map_err(|error| AgentError::io("adding entropy", error))?;
         }
         if first || self.machine_id.is_some() {
-            self.say(
+            tolerate_full_disk(
                 repair::set_machine_id(self.machine_id.as_deref()),
                 "machine id",
             )?;
         }
         if let Some(hostname) = &self.hostname {
-            self.say(repair::set_hostname(hostname), "host name")?;
+            tolerate_full_disk(repair::set_hostname(hostname), "host name")?;
         }
         Ok(())
     }
+}
 
-    /// A full disk must not keep a sandbox from coming back.
-    fn say(&self, result: std::io::Result<()>, what: &str) -> Result<(), AgentError> {
-        match result {
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                console::say(&format!("setting the {what}: {error}"));
-                Ok(())
-            }
-            result => result.map_err(|error| AgentError::io(format!("setting the {what}"), error)),
+/// A full disk must not keep a sandbox from coming back.
+fn tolerate_full_disk(result: std::io::Result<()>, what: &str) -> Result<(), AgentError> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            console::say(&format!("setting the {what}: {error}"));
+            Ok(())
         }
+        result => result.map_err(|error| AgentError::io(format!("setting the {what}"), error)),
     }
 }
 

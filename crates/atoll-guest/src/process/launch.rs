@@ -156,9 +156,9 @@ unsafe fn prepare(launch: &Launch) -> Result<(), c_int> {
         if libc::setsid() < 0 {
             return Err(errno());
         }
-        for (target, source) in launch.stdio.iter().enumerate() {
+        for (target, source) in (0..).zip(&launch.stdio) {
             // Sources are never 0, 1 or 2: the agent keeps those open.
-            if libc::dup2(source.as_raw_fd(), target as c_int) < 0 {
+            if libc::dup2(source.as_raw_fd(), target) < 0 {
                 return Err(errno());
             }
         }

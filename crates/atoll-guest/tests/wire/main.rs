@@ -1,0 +1,7 @@
+//! The real agent and the real client, on this machine. Needs root: programs are
+//! started as other users.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod files;
+mod process;
+mod support;
