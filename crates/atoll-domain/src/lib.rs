@@ -12,6 +12,8 @@ pub mod admission;
 pub mod audit;
 pub mod host;
 pub mod ids;
+pub mod reconcile;
+pub mod record;
 pub mod sandbox;
 pub mod validate;
 

@@ -1,0 +1,51 @@
+//! Takes in what a host did by itself.
+//!
+//! How it works: events are read from the last one that is stored; each is applied together with the cursor's move, in one
+//! transaction, so that it counts exactly once, and then acknowledged, so that the host may forget it. Runs until the host's
+//! stream ends.
+//!
+//! Deliberately absent: order among hosts.
+
+use atoll_domain::audit::AuditAction;
+use atoll_domain::host::{HostEvent, HostEventKind};
+use atoll_domain::{Principal, SandboxStatus};
+
+use crate::{Control, ControlError};
+
+/// Follows the host's stream to its end.
+pub(crate) async fn activate(control: &Control) -> Result<(), ControlError> {
+    let seen = control.store().events_seen(control.own_host()).await?;
+    let mut events = control.driver().watch(seen).await?;
+    while let Some(event) = events.recv().await {
+        apply(control, &event).await?;
+        control.driver().acknowledge(event.seq).await?;
+    }
+    Ok(())
+}
+
+async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError> {
+    let sandbox = control.store().sandbox(&event.sandbox).await?;
+    let now = control.now();
+    let tx = control.store().begin().await?;
+    if !tx.see_event(control.own_host(), event.seq).await? {
+        return Ok(());
+    }
+    match (&event.kind, &sandbox) {
+        (HostEventKind::Ended { reason }, Some(sandbox)) => {
+            let stopped = SandboxStatus::Stopped;
+            if tx.mark_over(&sandbox.id, event.incarnation, stopped, reason, now).await? {
+                let mut row = control.audit(&Principal::System, AuditAction::SandboxEnded, sandbox);
+                row.metadata.insert("reason".into(), reason.clone());
+                tx.audit(&row).await?;
+            }
+            control.forget(&sandbox.id);
+        }
+        (HostEventKind::DiskFull, _) => {
+            tracing::warn!(sandbox.id = %event.sandbox, "the host's disk is full: a sandbox stands still");
+        }
+        (HostEventKind::Resumed, _) => tracing::info!(sandbox.id = %event.sandbox, "a sandbox goes on"),
+        (HostEventKind::Ended { .. }, None) => {}
+    }
+    tx.commit().await?;
+    Ok(())
+}

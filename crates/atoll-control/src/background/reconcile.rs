@@ -1,0 +1,103 @@
+//! Brings what is written down and what the host has together.
+//!
+//! How it works: the records are read first and the host is asked afterwards, and what has a call under way is left out on both sides,
+//! so that something made in between is never taken for something lost. What to do with each is the domain's rule.
+//!
+//! Deliberately absent: a host that does not answer changes nothing.
+
+use std::collections::BTreeMap;
+
+use atoll_domain::audit::AuditAction;
+use atoll_domain::reconcile::{Observed, Remedy, remedy};
+use atoll_domain::record::Sandbox;
+use atoll_domain::{Principal, SandboxId, SandboxStatus};
+
+use crate::{Control, ControlError};
+
+/// What an activation did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Marked as running.
+    pub running: Vec<SandboxId>,
+    /// Marked as stopped or failed.
+    pub over: Vec<SandboxId>,
+    /// Ended on the host.
+    pub destroyed: Vec<SandboxId>,
+}
+
+/// Compares and mends once.
+///
+/// # Errors
+/// A failing database, or a host that does not answer.
+pub async fn activate(control: &Control) -> Result<Status, ControlError> {
+    let mut busy = control.busy_ones();
+    let mut records: BTreeMap<SandboxId, Sandbox> = BTreeMap::new();
+    for sandbox in control.store().sandboxes_on(control.own_host()).await? {
+        records.insert(sandbox.id.clone(), sandbox);
+    }
+    let listed = control.driver().list().await?;
+    // What began meanwhile is under way too.
+    busy.extend(control.busy_ones());
+    let mut status = Status::default();
+    for facts in &listed {
+        if !busy.contains(&facts.id) && !records.contains_key(&facts.id) {
+            // Over, or never known; the record is read now, after the host was asked.
+            if let Some(sandbox) = control.store().sandbox(&facts.id).await? {
+                records.insert(facts.id.clone(), sandbox);
+            }
+        }
+    }
+    let mut observed: BTreeMap<SandboxId, _> = listed.into_iter().map(|facts| (facts.id.clone(), facts)).collect();
+    let ids: Vec<SandboxId> = records.keys().chain(observed.keys()).cloned().collect();
+    for id in ids {
+        if busy.contains(&id) {
+            continue;
+        }
+        let (record, facts) = (records.remove(&id), observed.remove(&id));
+        let known = record.as_ref().map(|s| (s.status, s.incarnation));
+        let seen = facts.as_ref().map(|f| Observed { state: f.state, incarnation: f.incarnation });
+        let now = control.now();
+        match (remedy(known, seen), &record, facts) {
+            (Remedy::MarkRunning, Some(sandbox), Some(facts)) => {
+                let tx = control.store().begin().await?;
+                if tx.mark_running(&facts, now).await? {
+                    status.running.push(id.clone());
+                }
+                tx.finish_operations_of(&sandbox.id, now).await?;
+                tx.commit().await?;
+            }
+            (Remedy::MarkStopped, Some(sandbox), _) => {
+                over(control, sandbox, SandboxStatus::Stopped, AuditAction::SandboxEnded, &mut status).await?;
+            }
+            (Remedy::MarkError, Some(sandbox), _) => {
+                over(control, sandbox, SandboxStatus::Error, AuditAction::SandboxCreateFailed, &mut status).await?;
+            }
+            (Remedy::Destroy, _, Some(facts)) => {
+                tracing::warn!(sandbox.id = %id, "the host has a sandbox that nobody wants; ending it");
+                control.driver().destroy(Control::call(facts.incarnation)?, id.clone()).await?;
+                status.destroyed.push(id);
+            }
+            _ => {}
+        }
+    }
+    Ok(status)
+}
+
+async fn over(
+    control: &Control,
+    sandbox: &Sandbox,
+    to: SandboxStatus,
+    action: AuditAction,
+    status: &mut Status,
+) -> Result<(), ControlError> {
+    let now = control.now();
+    let tx = control.store().begin().await?;
+    if tx.mark_over(&sandbox.id, sandbox.incarnation, to, "not on its host any more", now).await? {
+        tx.audit(&control.audit(&Principal::System, action, sandbox)).await?;
+        status.over.push(sandbox.id.clone());
+    }
+    tx.finish_operations_of(&sandbox.id, now).await?;
+    tx.commit().await?;
+    control.forget(&sandbox.id);
+    Ok(())
+}

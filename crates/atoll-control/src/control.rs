@@ -1,0 +1,230 @@
+//! The control plane as a whole: what every call needs.
+//!
+//! How it works: a cheap handle to the database, the host, the clock, the tokens of running sandboxes, and the tracker of tasks that
+//! outlive requests. [`Control::shutdown`] awaits them all.
+//!
+//! Deliberately absent: globals.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atoll_domain::access::{Action, allows};
+use atoll_domain::audit::AuditAction;
+use atoll_domain::host::{Call, GuestToken};
+use atoll_domain::record::{AuditEntry, Sandbox};
+use atoll_domain::{HostId, Incarnation, OperationId, Principal, SandboxId, TeamId};
+use atoll_store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bootstrap::{self, FirstStart};
+use crate::ports::{Clock, HostDriver};
+use crate::{ControlError, background, random};
+
+struct Inner {
+    store: Store,
+    driver: Arc<dyn HostDriver>,
+    clock: Arc<dyn Clock>,
+    team: TeamId,
+    host: HostId,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    /// Tokens of running sandboxes; asked from the host again when one is missing.
+    tokens: Mutex<HashMap<SandboxId, GuestToken>>,
+    /// Sandboxes with a call to the host under way.
+    busy: Mutex<HashMap<SandboxId, u32>>,
+    /// When sandboxes were used, until that is written down.
+    used: Mutex<HashMap<SandboxId, i64>>,
+}
+
+/// The control plane. Clones are handles to the same.
+#[derive(Clone)]
+pub struct Control(Arc<Inner>);
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("host", &self.0.host).finish_non_exhaustive()
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is one insert or remove; a panic leaves the map whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Starts on a database and a host; makes the first admin, team and key if there is none.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn start(
+        store: Store,
+        driver: Arc<dyn HostDriver>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Option<FirstStart>), ControlError> {
+        let (team, host, first) = bootstrap::ensure(&store, clock.now_micros()).await?;
+        let control = Self(Arc::new(Inner {
+            store,
+            driver,
+            clock,
+            team,
+            host,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            tokens: Mutex::default(),
+            busy: Mutex::default(),
+            used: Mutex::default(),
+        }));
+        Ok((control, first))
+    }
+
+    /// Starts the background loops.
+    pub fn start_loops(&self) {
+        background::start(self);
+    }
+
+    /// Stops the loops, waits for every call that is under way, and closes the database.
+    pub async fn shutdown(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        if let Err(error) = self.write_uses().await {
+            tracing::error!(%error, "the last uses of sandboxes could not be written down");
+        }
+        self.0.store.close().await;
+    }
+
+    /// The database, for reading.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<dyn HostDriver> {
+        &self.0.driver
+    }
+
+    pub(crate) fn now(&self) -> i64 {
+        self.0.clock.now_micros()
+    }
+
+    pub(crate) fn first_team(&self) -> &TeamId {
+        &self.0.team
+    }
+
+    /// The host that this Atoll itself is.
+    pub(crate) fn own_host(&self) -> &HostId {
+        &self.0.host
+    }
+
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
+    }
+
+    /// Runs something that must end whatever becomes of the request.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.0.tasks.spawn(work)
+    }
+
+    /// A fresh call about one life of a sandbox.
+    pub(crate) fn call(incarnation: Incarnation) -> Result<Call, ControlError> {
+        Ok(Call { operation: OperationId::from_random(random::bytes()?), incarnation })
+    }
+
+    pub(crate) fn authorise(principal: &Principal, action: Action) -> Result<(), ControlError> {
+        let who = match principal {
+            Principal::User { .. } => "this user",
+            Principal::ApiKey { .. } => "an API key",
+            Principal::Local { .. } | Principal::System => "this principal",
+        };
+        if allows(principal, action) { Ok(()) } else { Err(ControlError::Forbidden { who }) }
+    }
+
+    /// A row of the audit log about a sandbox.
+    pub(crate) fn audit(&self, principal: &Principal, action: AuditAction, sandbox: &Sandbox) -> AuditEntry {
+        let (actor_type, actor_id, actor_name) = match principal {
+            Principal::User { id, name, .. } => ("user", Some(id.to_string()), Some(name.clone())),
+            Principal::ApiKey { id, name, .. } => ("api_key", Some(id.to_string()), Some(name.clone())),
+            Principal::Local { uid, .. } => ("local", Some(uid.to_string()), None),
+            Principal::System => ("system", None, None),
+        };
+        AuditEntry {
+            team: sandbox.team.clone(),
+            actor_type,
+            actor_id,
+            actor_name,
+            action,
+            resource_id: sandbox.id.to_string(),
+            metadata: [("template".to_owned(), sandbox.template.clone())].into(),
+            at: self.now(),
+        }
+    }
+
+    pub(crate) fn remember_token(&self, id: &SandboxId, token: GuestToken) {
+        held(&self.0.tokens).insert(id.clone(), token);
+    }
+
+    pub(crate) fn known_token(&self, id: &SandboxId) -> Option<GuestToken> {
+        held(&self.0.tokens).get(id).cloned()
+    }
+
+    pub(crate) fn forget(&self, id: &SandboxId) {
+        held(&self.0.tokens).remove(id);
+        held(&self.0.used).remove(id);
+    }
+
+    /// Marks a sandbox as having a call under way, until the guard is dropped.
+    pub(crate) fn busy(&self, id: &SandboxId) -> Busy {
+        *held(&self.0.busy).entry(id.clone()).or_default() += 1;
+        Busy { inner: Arc::clone(&self.0), id: id.clone() }
+    }
+
+    pub(crate) fn busy_ones(&self) -> HashSet<SandboxId> {
+        held(&self.0.busy).keys().cloned().collect()
+    }
+
+    /// Notes that a sandbox was used; written down by a loop, as a commit would cost more than the use.
+    pub(crate) fn used(&self, id: &SandboxId) {
+        held(&self.0.used).insert(id.clone(), self.now());
+    }
+
+    /// When it was used, if that is not written down yet.
+    pub(crate) fn last_use(&self, id: &SandboxId) -> Option<i64> {
+        held(&self.0.used).get(id).copied()
+    }
+
+    /// Writes down when sandboxes were used.
+    pub(crate) async fn write_uses(&self) -> Result<usize, ControlError> {
+        let uses: Vec<_> = held(&self.0.used).drain().collect();
+        if uses.is_empty() {
+            return Ok(0);
+        }
+        let tx = self.0.store.begin().await?;
+        for (id, at) in &uses {
+            tx.touch(id, *at).await?;
+        }
+        tx.commit().await?;
+        Ok(uses.len())
+    }
+}
+
+/// Says that a call about a sandbox is under way.
+pub(crate) struct Busy {
+    inner: Arc<Inner>,
+    id: SandboxId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut busy = held(&self.inner.busy);
+        if let Some(count) = busy.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                busy.remove(&self.id);
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Why the control plane does not do what it was asked.
+//!
+//! How it works: one variant per kind of refusal; the web layer maps them to statuses by type.
+//!
+//! Deliberately absent: statuses, and texts that anybody would have to read to decide something.
+
+use atoll_domain::host::HostError;
+use atoll_domain::{Invalid, SandboxStatus};
+use atoll_guest_client::GuestError;
+use atoll_store::StoreError;
+
+/// What was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A sandbox.
+    Sandbox,
+    /// A template.
+    Template,
+    /// A file in a sandbox.
+    File,
+    /// A process in a sandbox.
+    Process,
+}
+
+impl What {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Template => "template",
+            Self::File => "file",
+            Self::Process => "process",
+        }
+    }
+}
+
+/// An error of the control plane.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Input that breaks a bound.
+    #[error("{0}")]
+    Invalid(Invalid),
+    /// Nobody, or nobody known.
+    #[error("this needs an API key: send it as X-API-Key")]
+    Unauthorized,
+    /// Known, and not allowed.
+    #[error("this is not allowed for {who}")]
+    Forbidden {
+        /// Which kind of principal.
+        who: &'static str,
+    },
+    /// Not there, or not the asker's.
+    #[error("{} `{id}` not found", what.as_str())]
+    NotFound {
+        /// What kind of thing.
+        what: What,
+        /// As it was asked for.
+        id: String,
+    },
+    /// It is in a state in which this cannot be done.
+    #[error("sandbox `{id}` is {status}, not running")]
+    NotRunning {
+        /// The sandbox.
+        id: String,
+        /// How it is.
+        status: SandboxStatus,
+    },
+    /// Something of that name is there already.
+    #[error("{what} is there already")]
+    Conflict {
+        /// What.
+        what: String,
+    },
+    /// A command took longer than it may.
+    #[error("the command was killed after {seconds} s; give it more with timeout_sec")]
+    CommandTimeout {
+        /// The limit.
+        seconds: u32,
+    },
+    /// A body or file is larger than it may be.
+    #[error("{what} is larger than {limit} bytes")]
+    TooLarge {
+        /// What.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The guest's own disk is full.
+    #[error("the sandbox's disk is full: free space in it, or create one with a larger disk_mb")]
+    GuestDiskFull,
+    /// The guest refused access to a file or directory.
+    #[error("the sandbox's user may not do this: {0}")]
+    GuestDenied(String),
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The guest's agent.
+    #[error("the sandbox's agent failed")]
+    Guest(#[source] GuestError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Atoll is going down.
+    #[error("Atoll is stopping; try again when it is back")]
+    Stopping,
+    /// Something that must not happen.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<Invalid> for ControlError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}

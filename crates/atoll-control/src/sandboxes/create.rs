@@ -1,0 +1,180 @@
+//! Making a sandbox.
+//!
+//! How it works: the row, the intent and the audit row are one transaction; then a task of the control plane's own calls the host and
+//! writes the outcome down in a second one. The request only waits for that task, so a client that goes away leaves either a
+//! running sandbox or none. If the sandbox was destroyed meanwhile, what the host made is ended again.
+//!
+//! Deliberately absent: choosing a host; there is one.
+
+use std::collections::BTreeMap;
+
+use atoll_domain::access::Action;
+use atoll_domain::audit::AuditAction;
+use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::record::Sandbox;
+use atoll_domain::validate::{self, HostLimits};
+use atoll_domain::{Incarnation, Invalid, Principal, SandboxId, SandboxStatus};
+use atoll_store::OperationKind;
+
+use crate::control::Busy;
+use crate::{Control, ControlError, What, random};
+
+const MAX_LABELS: usize = 32;
+const MAX_LABEL_BYTES: usize = 256;
+
+/// What a user asks for; absent means the default.
+#[derive(Debug, Clone, Default)]
+pub struct CreateInput {
+    /// Name of a template.
+    pub template: Option<String>,
+    /// Virtual CPUs.
+    pub vcpus: Option<i64>,
+    /// Memory in MiB.
+    pub memory_mb: Option<i64>,
+    /// Writable disk in MiB.
+    pub disk_mb: Option<i64>,
+    /// Idle timeout in seconds.
+    pub timeout_sec: Option<i64>,
+    /// `none` or `internet`.
+    pub network: Option<String>,
+    /// Variables of every process in it.
+    pub envs: BTreeMap<String, String>,
+    /// Labels.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Control {
+    /// Makes a sandbox; answers when it runs.
+    ///
+    /// # Errors
+    /// Input out of bounds, an unknown template, or what the host says.
+    pub async fn create_sandbox(&self, principal: &Principal, input: CreateInput) -> Result<Sandbox, ControlError> {
+        Self::authorise(principal, Action::UseSandboxes)?;
+        let sandbox = self.plan_sandbox(principal, &input).await?;
+        let call = Self::call(sandbox.incarnation)?;
+        let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs: input.envs };
+        let busy = self.busy(&sandbox.id);
+        let tx = self.store().begin().await?;
+        tx.insert_sandbox(&sandbox).await?;
+        tx.begin_operation(&call, &sandbox.id, OperationKind::Create, sandbox.created_at).await?;
+        tx.audit(&self.audit(principal, AuditAction::SandboxCreate, &sandbox)).await?;
+        tx.commit().await?;
+        let (control, principal, id) = (self.clone(), principal.clone(), sandbox.id.clone());
+        let task = self.spawn(async move { control.carry_out_create(principal, sandbox, call, secrets, busy).await });
+        task.await.map_err(|_| ControlError::Stopping)??;
+        self.store().sandbox(&id).await?.ok_or(ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
+    }
+
+    /// Checks the input and writes out what the sandbox is to be.
+    async fn plan_sandbox(&self, principal: &Principal, input: &CreateInput) -> Result<Sandbox, ControlError> {
+        let team = principal.team().ok_or(ControlError::Forbidden { who: "the system" })?.clone();
+        let asked = validate::template_name(input.template.as_deref())?;
+        let network = validate::network(input.network.as_deref())?;
+        let timeout_sec = validate::timeout_sec(input.timeout_sec)?;
+        validate::envs(input.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
+        check_labels(&input.metadata)?;
+        let capacity = self.driver().capacity().await?;
+        let limits = HostLimits { cpus: capacity.cpus, memory_mb: capacity.memory_mb, isolation: capacity.isolation };
+        let shape = validate::shape(input.vcpus, input.memory_mb, input.disk_mb, limits)?;
+        let template = if asked == "minimal" { "base" } else { asked };
+        if !capacity.templates.iter().any(|known| known == template) {
+            return Err(ControlError::NotFound { what: What::Template, id: asked.to_owned() });
+        }
+        let now = self.now();
+        Ok(Sandbox {
+            id: SandboxId::from_random(random::bytes()?),
+            team,
+            host: self.own_host().clone(),
+            template: template.to_owned(),
+            status: SandboxStatus::Pending,
+            reason: None,
+            incarnation: Incarnation::FIRST,
+            shape,
+            network,
+            timeout_sec,
+            metadata: input.metadata.clone(),
+            guest_ip: None,
+            host_ip: None,
+            created_at: now,
+            started_at: None,
+            last_active_at: None,
+            last_updated: now,
+        })
+    }
+
+    async fn carry_out_create(
+        &self,
+        principal: Principal,
+        sandbox: Sandbox,
+        call: Call,
+        secrets: SandboxSecrets,
+        _busy: Busy,
+    ) -> Result<(), ControlError> {
+        let spec = SandboxSpec {
+            id: sandbox.id.clone(),
+            template: sandbox.template.clone(),
+            shape: sandbox.shape,
+            network: sandbox.network,
+            default_user: "root".into(),
+        };
+        let token = secrets.token.clone();
+        let made = self.driver().create(call.clone(), CreateSandbox { spec, secrets }).await;
+        match made {
+            Ok(facts) => {
+                self.remember_token(&sandbox.id, token);
+                self.note_created(&sandbox, &call, &facts).await
+            }
+            Err(error) => {
+                self.note_create_failed(&principal, &sandbox, &call, &error).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn note_created(&self, sandbox: &Sandbox, call: &Call, facts: &SandboxFacts) -> Result<(), ControlError> {
+        let now = self.now();
+        let tx = self.store().begin().await?;
+        let wanted = tx.mark_running(facts, now).await?;
+        tx.finish_operation(&call.operation, now).await?;
+        tx.commit().await?;
+        if wanted {
+            return Ok(());
+        }
+        // It was destroyed before the host had it, so that destroy found nothing there.
+        self.forget(&sandbox.id);
+        self.driver().destroy(Self::call(sandbox.incarnation)?, sandbox.id.clone()).await?;
+        Err(ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Stopped })
+    }
+
+    async fn note_create_failed(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        call: &Call,
+        error: &HostError,
+    ) -> Result<(), ControlError> {
+        let now = self.now();
+        let tx = self.store().begin().await?;
+        let changed =
+            tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?;
+        if changed {
+            tx.audit(&self.audit(principal, AuditAction::SandboxCreateFailed, sandbox)).await?;
+        }
+        tx.finish_operation(&call.operation, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    if labels.len() > MAX_LABELS {
+        return Err(Invalid::new("metadata", "out_of_range", format!("{} labels; at most {MAX_LABELS}", labels.len())));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > MAX_LABEL_BYTES || value.len() > MAX_LABEL_BYTES {
+            let detail = format!("keys and values have 1 to {MAX_LABEL_BYTES} bytes");
+            return Err(Invalid::new("metadata", "out_of_range", detail));
+        }
+    }
+    Ok(())
+}

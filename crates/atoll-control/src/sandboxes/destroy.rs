@@ -1,0 +1,55 @@
+//! Ending a sandbox.
+//!
+//! How it works: the intent is written down, then a task of the control plane's own asks the host. Only when the host says that
+//! nothing is left (or that it never had it) does the record become `stopped`, together with its audit row; any other answer
+//! goes back to the caller and the record stays as it was. What is over already is ended without a second row.
+//!
+//! Deliberately absent: undoing.
+
+use atoll_domain::access::Action;
+use atoll_domain::audit::AuditAction;
+use atoll_domain::record::Sandbox;
+use atoll_domain::{Principal, SandboxStatus};
+use atoll_store::OperationKind;
+
+use crate::control::Busy;
+use crate::{Control, ControlError};
+
+impl Control {
+    /// Ends a sandbox of the principal's team; one that is over already is no error.
+    ///
+    /// # Errors
+    /// Not found, or what the host says.
+    pub async fn destroy_sandbox(&self, principal: &Principal, id: &str) -> Result<(), ControlError> {
+        Self::authorise(principal, Action::UseSandboxes)?;
+        let sandbox = self.owned(principal, id).await?;
+        if sandbox.status.is_over() {
+            return Ok(());
+        }
+        let busy = self.busy(&sandbox.id);
+        let (control, principal) = (self.clone(), principal.clone());
+        let task = self.spawn(async move { control.carry_out_destroy(&principal, &sandbox, busy).await });
+        task.await.map_err(|_| ControlError::Stopping)?
+    }
+
+    async fn carry_out_destroy(&self, principal: &Principal, sandbox: &Sandbox, _busy: Busy) -> Result<(), ControlError> {
+        let call = Self::call(sandbox.incarnation)?;
+        let tx = self.store().begin().await?;
+        tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;
+        tx.commit().await?;
+        let answer = self.driver().destroy(call.clone(), sandbox.id.clone()).await;
+        let now = self.now();
+        let tx = self.store().begin().await?;
+        if answer.is_ok() {
+            let reason = "destroyed";
+            if tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Stopped, reason, now).await? {
+                tx.audit(&self.audit(principal, AuditAction::SandboxDestroy, sandbox)).await?;
+            }
+        }
+        tx.finish_operation(&call.operation, now).await?;
+        tx.commit().await?;
+        answer?;
+        self.forget(&sandbox.id);
+        Ok(())
+    }
+}

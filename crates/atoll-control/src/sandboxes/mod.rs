@@ -1,0 +1,12 @@
+//! Sandboxes: create, look, use, destroy.
+
+mod create;
+mod destroy;
+mod exec;
+mod files;
+mod query;
+
+pub use create::CreateInput;
+pub use exec::{ExecInput, ExecResult};
+pub use files::FileDownload;
+pub use query::{SandboxPage, decode_cursor, encode_cursor};

@@ -1,0 +1,107 @@
+//! What the control plane keeps about things.
+//!
+//! How it works: plain records; the store reads and writes them, the service layer decides with them, the API shows them. Times are
+//! microseconds since 1970, UTC.
+//!
+//! Deliberately absent: secrets.
+
+use std::collections::BTreeMap;
+
+use crate::{HostId, Incarnation, KeyId, Network, Role, SandboxId, SandboxStatus, Shape, TeamId, UserId};
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// Where it is.
+    pub host: HostId,
+    /// What it started from.
+    pub template: String,
+    /// How it is.
+    pub status: SandboxStatus,
+    /// Why it is so, where there is something to say.
+    pub reason: Option<String>,
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Its size.
+    pub shape: Shape,
+    /// What it may reach.
+    pub network: Network,
+    /// Idle timeout in seconds; 0 for none.
+    pub timeout_sec: u32,
+    /// Labels of its owner.
+    pub metadata: BTreeMap<String, String>,
+    /// The guest's own address, while it runs.
+    pub guest_ip: Option<String>,
+    /// Its address seen from its host, while it runs.
+    pub host_ip: Option<String>,
+    /// When it was asked for.
+    pub created_at: i64,
+    /// When it ran first.
+    pub started_at: Option<i64>,
+    /// When it was used last.
+    pub last_active_at: Option<i64>,
+    /// When this record changed last.
+    pub last_updated: i64,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: KeyId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// For people.
+    pub name: String,
+    /// Its first characters, by which people know it.
+    pub prefix: String,
+}
+
+/// A person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub id: UserId,
+    /// How it signs in.
+    pub email: String,
+    /// For people.
+    pub name: String,
+    /// Whether it is a platform admin.
+    pub is_admin: bool,
+}
+
+/// A team and a person's role in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The team.
+    pub team: TeamId,
+    /// The person.
+    pub user: UserId,
+    /// Its role.
+    pub role: Role,
+}
+
+/// A row of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// In whose log it stands.
+    pub team: TeamId,
+    /// `user`, `api_key`, `local` or `system`.
+    pub actor_type: &'static str,
+    /// The actor's id, where it has one.
+    pub actor_id: Option<String>,
+    /// The actor's name at that time.
+    pub actor_name: Option<String>,
+    /// What happened.
+    pub action: crate::audit::AuditAction,
+    /// To what.
+    pub resource_id: String,
+    /// Details for people and filters.
+    pub metadata: BTreeMap<String, String>,
+    /// When.
+    pub at: i64,
+}

@@ -1,0 +1,129 @@
+//! Connections and transactions.
+//!
+//! How it works: SQLite in WAL mode with `synchronous=FULL` on the writing side, because ownership of machines is written here and
+//! must outlive a power cut. A transaction that is dropped is rolled back.
+//!
+//! Deliberately absent: retries. One writer needs none.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, QueryResult, Statement,
+    TransactionTrait, Value,
+};
+use sea_orm_migration::MigratorTrait as _;
+
+use crate::StoreError;
+use crate::migrations::Migrator;
+
+const READERS: u32 = 4;
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The database.
+#[derive(Debug, Clone)]
+pub struct Store {
+    read: DatabaseConnection,
+    write: DatabaseConnection,
+}
+
+impl Store {
+    /// Opens a SQLite database, making and migrating it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or was written by a newer version.
+    pub async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+        let write = connect(path, 1).await?;
+        Migrator::up(&write, None).await.map_err(StoreError::at("migrate"))?;
+        let read = connect(path, READERS).await?;
+        Ok(Self { read, write })
+    }
+
+    /// Begins a change; nothing of it holds before [`WriteTransaction::commit`].
+    ///
+    /// # Errors
+    /// When the database cannot be reached.
+    pub async fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        let inner = self.write.begin().await.map_err(StoreError::at("begin a transaction"))?;
+        Ok(WriteTransaction { inner })
+    }
+
+    /// Closes both pools.
+    pub async fn close(&self) {
+        // Closing fails only for connections that are broken already.
+        let _ = self.read.clone().close().await;
+        let _ = self.write.clone().close().await;
+    }
+
+    pub(crate) async fn rows(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, StoreError> {
+        let statement = Statement::from_sql_and_values(self.read.get_database_backend(), sql, values);
+        self.read.query_all_raw(statement).await.map_err(StoreError::at(action))
+    }
+
+    pub(crate) async fn row(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Option<QueryResult>, StoreError> {
+        let statement = Statement::from_sql_and_values(self.read.get_database_backend(), sql, values);
+        self.read.query_one_raw(statement).await.map_err(StoreError::at(action))
+    }
+
+    /// Makes every insert into the audit log fail, or work again.
+    #[cfg(feature = "faults")]
+    pub async fn fail_audit_inserts(&self, fail: bool) -> Result<(), StoreError> {
+        let sql = if fail {
+            "CREATE TRIGGER fault BEFORE INSERT ON audit_logs BEGIN SELECT RAISE(ABORT, 'injected'); END"
+        } else {
+            "DROP TRIGGER fault"
+        };
+        self.write.execute_unprepared(sql).await.map(drop).map_err(StoreError::at("inject a fault"))
+    }
+}
+
+async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, StoreError> {
+    let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
+    options.max_connections(connections).min_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(30));
+    let path = path.to_owned();
+    options.map_sqlx_sqlite_opts(move |sqlite| {
+        // Set again as a path: an URL would read `?` and `%` in it.
+        sqlite
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY)
+    });
+    Database::connect(options).await.map_err(StoreError::at("open"))
+}
+
+/// A change under way.
+#[derive(Debug)]
+pub struct WriteTransaction {
+    inner: DatabaseTransaction,
+}
+
+impl WriteTransaction {
+    /// Makes it hold.
+    ///
+    /// # Errors
+    /// When it does not; then nothing of it does.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        self.inner.commit().await.map_err(StoreError::at("commit"))
+    }
+
+    /// Runs a statement; answers how many rows it touched.
+    pub(crate) async fn execute(&self, action: &'static str, sql: &str, values: Vec<Value>) -> Result<u64, StoreError> {
+        let statement = Statement::from_sql_and_values(self.inner.get_database_backend(), sql, values);
+        let done = self.inner.execute_raw(statement).await.map_err(StoreError::at(action))?;
+        Ok(done.rows_affected())
+    }
+}

@@ -1,0 +1,17 @@
+//! The schema's history.
+//!
+//! How it works: append-only; a released migration is never edited. A change that an older binary must survive is made in two: first
+//! what is added, a release later what is taken away.
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+mod m0001_initial;
+
+pub(crate) struct Migrator;
+
+#[sea_orm_migration::async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_initial::Migration)]
+    }
+}

@@ -1,0 +1,96 @@
+//! Calls to hosts: written down before they are made, finished with their outcome.
+
+use atoll_domain::host::Call;
+use atoll_domain::{OperationId, SandboxId};
+
+use crate::rows::parse;
+use crate::{Store, StoreError, WriteTransaction};
+
+/// What a call is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationKind {
+    /// Make a sandbox.
+    Create,
+    /// End one.
+    Destroy,
+}
+
+impl OperationKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Destroy => "destroy",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Create, Self::Destroy].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A call that was begun and not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Its id.
+    pub id: OperationId,
+    /// The sandbox it is about.
+    pub sandbox: SandboxId,
+    /// What it is to do.
+    pub kind: OperationKind,
+}
+
+impl Store {
+    /// Everything that was begun and not finished.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn open_operations(&self) -> Result<Vec<Operation>, StoreError> {
+        let sql = "SELECT id, sandbox_id, kind FROM operations WHERE finished_at IS NULL ORDER BY created_at, id";
+        let rows = self.rows("read open calls", sql, vec![]).await?;
+        let read = |row: &sea_orm::QueryResult| {
+            Ok(Operation {
+                id: parse(row, "id", |t| t.parse().ok())?,
+                sandbox: parse(row, "sandbox_id", |t| t.parse().ok())?,
+                kind: parse(row, "kind", OperationKind::parse)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}
+
+impl WriteTransaction {
+    /// Writes a call down before it is made.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_operation(&self, call: &Call, sandbox: &SandboxId, kind: OperationKind, at: i64) -> Result<(), StoreError> {
+        let sql = "INSERT INTO operations (id, sandbox_id, kind, incarnation, created_at) VALUES ($1, $2, $3, $4, $5)";
+        let incarnation = i64::try_from(call.incarnation.0).unwrap_or(i64::MAX);
+        let values = vec![
+            call.operation.as_str().into(),
+            sandbox.as_str().into(),
+            kind.as_str().into(),
+            incarnation.into(),
+            at.into(),
+        ];
+        self.execute("write a call down", sql, values).await.map(drop)
+    }
+
+    /// Notes that a call has its outcome.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn finish_operation(&self, id: &OperationId, at: i64) -> Result<(), StoreError> {
+        let sql = "UPDATE operations SET finished_at = $2 WHERE id = $1";
+        self.execute("finish a call", sql, vec![id.as_str().into(), at.into()]).await.map(drop)
+    }
+
+    /// Notes that every call about a sandbox has its outcome: nobody waits for them any more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn finish_operations_of(&self, sandbox: &SandboxId, at: i64) -> Result<(), StoreError> {
+        let sql = "UPDATE operations SET finished_at = $2 WHERE sandbox_id = $1 AND finished_at IS NULL";
+        self.execute("finish calls", sql, vec![sandbox.as_str().into(), at.into()]).await.map(drop)
+    }
+}

@@ -1,0 +1,172 @@
+//! Sandboxes.
+
+use atoll_domain::host::SandboxFacts;
+use atoll_domain::record::Sandbox;
+use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
+use sea_orm::{QueryResult, Value};
+
+use crate::rows::{get, parse, unsigned};
+use crate::{Store, StoreError, WriteTransaction};
+
+/// Where a page begins: behind this row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The row's time.
+    pub created_at: i64,
+    /// The row's id, because several may have one time.
+    pub id: SandboxId,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// The rows, the newest first.
+    pub items: Vec<Sandbox>,
+    /// Where the next one begins; none on the last.
+    pub next: Option<Position>,
+}
+
+fn read(row: &QueryResult) -> Result<Sandbox, StoreError> {
+    let incarnation: i64 = get(row, "incarnation")?;
+    Ok(Sandbox {
+        id: parse(row, "id", |t| t.parse().ok())?,
+        team: parse(row, "team_id", |t| t.parse().ok())?,
+        host: parse(row, "host_id", |t| t.parse().ok())?,
+        template: get(row, "template")?,
+        status: parse(row, "status", SandboxStatus::parse)?,
+        reason: get(row, "reason")?,
+        incarnation: Incarnation(incarnation.unsigned_abs()),
+        shape: Shape {
+            vcpus: unsigned(row, "vcpus")?,
+            memory_mb: unsigned(row, "memory_mb")?,
+            disk_mb: unsigned(row, "disk_mb")?,
+        },
+        network: parse(row, "network", Network::parse)?,
+        timeout_sec: unsigned(row, "timeout_sec")?,
+        metadata: parse(row, "metadata", |text| serde_json::from_str(text).ok())?,
+        guest_ip: get(row, "guest_ip")?,
+        host_ip: get(row, "host_ip")?,
+        created_at: get(row, "created_at")?,
+        started_at: get(row, "started_at")?,
+        last_active_at: get(row, "last_active_at")?,
+        last_updated: get(row, "last_updated")?,
+    })
+}
+
+impl Store {
+    /// One sandbox, whatever its status.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sandbox(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        let row = self.row("read a sandbox", "SELECT * FROM sandboxes WHERE id = $1", vec![id.as_str().into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// A team's sandboxes that are not over, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sandboxes(&self, team: &TeamId, after: Option<&Position>, limit: u32) -> Result<Page, StoreError> {
+        let newest = (i64::MAX, String::new());
+        let (at, id) = after.map_or(newest, |p| (p.created_at, p.id.to_string()));
+        let sql = "SELECT * FROM sandboxes WHERE team_id = $1 AND status NOT IN ('stopped', 'error') \
+                   AND (created_at < $2 OR (created_at = $2 AND id < $3)) ORDER BY created_at DESC, id DESC LIMIT $4";
+        // One more than asked for tells whether there is another page.
+        let most = i64::from(limit) + 1;
+        let rows = self.rows("list sandboxes", sql, vec![team.as_str().into(), at.into(), id.into(), most.into()]).await?;
+        let mut items = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let more = items.len() > usize::try_from(limit).unwrap_or(usize::MAX);
+        items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let next = items.last().filter(|_| more).map(|s| Position { created_at: s.created_at, id: s.id.clone() });
+        Ok(Page { items, next })
+    }
+
+    /// Everything on a host that is not over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sandboxes_on(&self, host: &HostId) -> Result<Vec<Sandbox>, StoreError> {
+        let sql = "SELECT * FROM sandboxes WHERE host_id = $1 AND status NOT IN ('stopped', 'error')";
+        let rows = self.rows("read a host's sandboxes", sql, vec![host.as_str().into()]).await?;
+        rows.iter().map(read).collect()
+    }
+}
+
+impl WriteTransaction {
+    /// Keeps a new sandbox.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn insert_sandbox(&self, sandbox: &Sandbox) -> Result<(), StoreError> {
+        let sql = "INSERT INTO sandboxes (id, team_id, host_id, template, status, incarnation, vcpus, memory_mb, disk_mb, \
+                   network, timeout_sec, metadata, created_at, last_updated) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+        let shape = sandbox.shape;
+        let values = vec![
+            sandbox.id.as_str().into(),
+            sandbox.team.as_str().into(),
+            sandbox.host.as_str().into(),
+            sandbox.template.as_str().into(),
+            sandbox.status.as_str().into(),
+            i64::try_from(sandbox.incarnation.0).unwrap_or(i64::MAX).into(),
+            i64::from(shape.vcpus).into(),
+            i64::from(shape.memory_mb).into(),
+            i64::from(shape.disk_mb).into(),
+            sandbox.network.as_str().into(),
+            i64::from(sandbox.timeout_sec).into(),
+            serde_json::to_string(&sandbox.metadata).unwrap_or_else(|_| "{}".into()).into(),
+            sandbox.created_at.into(),
+            sandbox.last_updated.into(),
+        ];
+        self.execute("insert a sandbox", sql, values).await.map(drop)
+    }
+
+    /// Notes that a pending (or missing) sandbox runs; answers false when it is neither any more.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_running(&self, facts: &SandboxFacts, at: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET status = 'running', reason = NULL, guest_ip = $2, host_ip = $3, started_at = $4, \
+                   last_active_at = $4, last_updated = $4 WHERE id = $1 AND status IN ('pending', 'missing')";
+        let values = vec![
+            facts.id.as_str().into(),
+            facts.guest_ip.clone().into(),
+            facts.host_ip.clone().into(),
+            at.into(),
+        ];
+        Ok(self.execute("mark a sandbox running", sql, values).await? == 1)
+    }
+
+    /// Notes that a sandbox is over (`stopped` or `error`); answers false when it was before, or is in a later life.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_over(
+        &self,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        status: SandboxStatus,
+        reason: &str,
+        at: i64,
+    ) -> Result<bool, StoreError> {
+        let only_pending = if status == SandboxStatus::Error { " AND status = 'pending'" } else { "" };
+        let sql = format!(
+            "UPDATE sandboxes SET status = $2, reason = $3, guest_ip = NULL, host_ip = NULL, last_updated = $4 \
+             WHERE id = $1 AND incarnation <= $5 AND status NOT IN ('stopped', 'error'){only_pending}"
+        );
+        let reason: Value = reason.chars().take(500).collect::<String>().into();
+        let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
+        let values = vec![id.as_str().into(), status.as_str().into(), reason, at.into(), incarnation.into()];
+        Ok(self.execute("mark a sandbox over", &sql, values).await? == 1)
+    }
+
+    /// Notes when a sandbox was used last; never backwards.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn touch(&self, id: &SandboxId, at: i64) -> Result<(), StoreError> {
+        let sql = "UPDATE sandboxes SET last_active_at = $2 WHERE id = $1 AND (last_active_at IS NULL OR last_active_at < $2)";
+        self.execute("note a use", sql, vec![id.as_str().into(), at.into()]).await.map(drop)
+    }
+}

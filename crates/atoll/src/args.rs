@@ -1,0 +1,209 @@
+//! The command line.
+//!
+//! How it works: clap's derive; each command's struct is what its function takes. Help stays within a screen, with
+//! examples for the commands that people start with.
+//!
+//! Deliberately absent: what the commands do ([`crate::commands`], [`crate::up`]).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run code you do not trust, each program in a microVM of its own.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, max_term_width = 100, after_help = EXAMPLES, disable_help_subcommand = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  atoll run -- python3 -c 'print(6 * 7)'     one program, one VM, gone afterwards
+  atoll up                                   API, control plane and host agent in one process
+  atoll exec sb1x -- uname -r                another program in a running sandbox
+
+Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 refused, 5 wrong state, 6 no capacity or unreachable,
+124 timeout, 130 interrupted; `run` and `exec` pass on the program's own, and 125 for a failure of Atoll.";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Data directory: the Atoll that runs there is asked through its socket [env: ATOLL_DATA]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Address of an Atoll, with its API key in ATOLL_API_KEY [env: ATOLL_URL]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "data")]
+    pub(crate) url: Option<String>,
+    /// Output: a table for people, or the API's own JSON
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// No progress, no hints
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Ids only, one a line.
+    Name,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run Atoll here: API, control plane and host agent in one process
+    Up(UpArgs),
+    /// Run one program in a sandbox of its own and destroy it afterwards
+    Run(RunArgs),
+    /// Create a sandbox and print its id
+    Create(CreateArgs),
+    /// List sandboxes
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Show one sandbox, with what belongs to it on its host
+    Get(IdArgs),
+    /// Destroy sandboxes
+    Rm(RmArgs),
+    /// Run a program in a running sandbox
+    Exec(ExecArgs),
+}
+
+/// `atoll up`
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Address and port of the API [default: 127.0.0.1:7070] [env: ATOLL_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Cache of images and kernels [env: ATOLL_CACHE]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<String>,
+    /// What an orderly stop does with running sandboxes: destroy [env: ATOLL_ON_EXIT]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) on_exit: Option<String>,
+    /// auto, kvm or tcg [default: auto] [env: ATOLL_ACCELERATOR]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) accelerator: Option<String>,
+    /// IPv4 range for the links between host and sandboxes [env: ATOLL_ADDRESS_POOL]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) address_pool: Option<String>,
+    /// A level, or a filter such as `info,atoll_host=debug` [default: info] [env: ATOLL_LOG]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// text or json [default: text] [env: ATOLL_LOG_FORMAT]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) log_format: Option<String>,
+    /// Print the effective configuration, each value with its source, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// Print the reference of all settings as Markdown, and end
+    #[arg(long, hide = true)]
+    pub(crate) print_config_reference: bool,
+}
+
+/// The shape of a sandbox to be created.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ShapeArgs {
+    /// What it starts from
+    #[arg(long, default_value = "base")]
+    pub(crate) template: String,
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) vcpus: Option<i64>,
+    /// Memory in MiB [default: 512]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
+    pub(crate) memory: Option<i64>,
+    /// Apparent size of the writable disk in MiB [default: 5120]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
+    pub(crate) disk: Option<i64>,
+    /// What it may reach: `internet` (default) or `none`
+    #[arg(long)]
+    pub(crate) network: Option<String>,
+    /// Environment variable of every program in it; repeatable
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+}
+
+/// `atoll run`
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+    /// Keep the sandbox and print its id to stderr (needs a running Atoll)
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Seconds that the program may take [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) timeout: Option<i64>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `atoll create`
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+    /// Idle timeout in seconds; 0 means none
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) timeout: Option<i64>,
+}
+
+/// `atoll ls`
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Without the line of column names
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+/// A command about one sandbox.
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+}
+
+/// `atoll rm`
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The sandboxes: ids or the beginnings of them
+    #[arg(required_unless_present = "all")]
+    pub(crate) ids: Vec<String>,
+    /// All sandboxes of the team
+    #[arg(long, conflicts_with = "ids", requires = "yes")]
+    pub(crate) all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// `atoll exec`
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// Environment variable of the program; repeatable
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// User in the sandbox [default: root]
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Seconds that the program may take [default: 30]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) timeout: Option<i64>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
