@@ -2,7 +2,10 @@
 
 pub(crate) mod directory;
 mod entry;
+mod inotify;
 mod service;
 mod walk;
+mod watch;
+mod watchers;
 
 pub(crate) use service::FilesystemService;

@@ -1,27 +1,38 @@
 //! `filesystem.Filesystem` on the wire.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
-use atoll_proto::filesystem as wire;
+use atoll_proto::filesystem::{
+    self as wire, __buffa::oneof::watch_dir_response::Event, watch_dir_response as watch_dir,
+};
 use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio::time::timeout;
 
 use super::{
     directory,
     entry::{self, Names},
     walk,
+    watch::Watcher,
+    watchers::Watchers,
 };
 use crate::{error::AgentError, http::identity, paths, settings::Settings, users::User};
 
 /// The service.
 pub(crate) struct FilesystemService {
     settings: Arc<Settings>,
+    watchers: Watchers,
 }
 
 impl FilesystemService {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
-        Self { settings }
+        Self {
+            settings,
+            watchers: Watchers::default(),
+        }
     }
 
     fn resolve(&self, ctx: &RequestContext, path: &str) -> Result<(PathBuf, User), AgentError> {
@@ -140,41 +151,67 @@ impl wire::Filesystem for FilesystemService {
 
     async fn watch_dir(
         &self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::WatchDirRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<wire::WatchDirResponse>> {
-        Err(ConnectError::unimplemented(
-            "this agent does not watch directories",
-        ))
+        let (path, _) = self.resolve(&ctx, request.path)?;
+        let watcher = Watcher::new(path, request.recursive)?;
+        Ok(Response::stream(watch(watcher, identity::keepalive(&ctx))))
     }
 
     async fn create_watcher(
         &self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::CreateWatcherRequest>,
     ) -> ServiceResult<wire::CreateWatcherResponse> {
-        Err(ConnectError::unimplemented(
-            "this agent does not watch directories",
-        ))
+        let (path, _) = self.resolve(&ctx, request.path)?;
+        Response::ok(wire::CreateWatcherResponse {
+            watcher_id: self.watchers.create(path, request.recursive)?,
+            ..Default::default()
+        })
     }
 
     async fn get_watcher_events(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
     ) -> ServiceResult<wire::GetWatcherEventsResponse> {
-        Err(ConnectError::unimplemented(
-            "this agent does not watch directories",
-        ))
+        Response::ok(wire::GetWatcherEventsResponse {
+            events: self.watchers.events(request.watcher_id)?,
+            ..Default::default()
+        })
     }
 
     async fn remove_watcher(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
+        request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
     ) -> ServiceResult<wire::RemoveWatcherResponse> {
-        Err(ConnectError::unimplemented(
-            "this agent does not watch directories",
-        ))
+        self.watchers.remove(request.watcher_id)?;
+        Response::ok(wire::RemoveWatcherResponse::default())
     }
+}
+
+/// `start`, then events, and keepalives where nothing happens.
+fn watch(
+    watcher: Watcher,
+    keepalive: Duration,
+) -> impl Stream<Item = Result<wire::WatchDirResponse, ConnectError>> + Send + 'static {
+    let answer = |event: Event| wire::WatchDirResponse {
+        event: Some(event),
+        ..Default::default()
+    };
+    let start = answer(watch_dir::StartEvent::default().into());
+    let first = stream::once(std::future::ready(Ok(start)));
+    // After an error the stream is over.
+    let rest = stream::unfold(Some(watcher), move |watcher| async move {
+        let mut watcher = watcher?;
+        let event = match timeout(keepalive, watcher.next()).await {
+            Err(_) => watch_dir::KeepAlive::default().into(),
+            Ok(Ok(event)) => event.into(),
+            Ok(Err(error)) => return Some((Err(error.into()), None)),
+        };
+        Some((Ok(answer(event)), Some(watcher)))
+    });
+    first.chain(rest)
 }

@@ -1,7 +1,11 @@
 //! Who calls: the access token says whether one may, `Authorization: Basic` as whom
-//! to act inside the guest (it is a choice of user, not a proof).
+//! to act inside the guest (it is a choice of user, not a proof), and how much silence
+//! one tolerates on a stream.
+
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use connectrpc::RequestContext;
 use http::{HeaderMap, header};
 
 use crate::{
@@ -46,6 +50,19 @@ fn named(headers: &HeaderMap) -> Result<Option<String>, AgentError> {
     let decoded = String::from_utf8(decoded).map_err(|_| malformed())?;
     let name = decoded.split(':').next().unwrap_or("");
     Ok((!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// Silence that every reader tolerates unless it says otherwise.
+const KEEPALIVE: Duration = Duration::from_secs(90);
+
+/// After how much silence a stream says that it lives.
+pub(crate) fn keepalive(ctx: &RequestContext) -> Duration {
+    ctx.header("keepalive-ping-interval")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .map_or(KEEPALIVE, |seconds: u64| {
+            Duration::from_secs(seconds.clamp(1, 3600))
+        })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `process.Process` on the wire: from generated messages to [`super`] and back.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use atoll_proto::process::{
     self as wire,
@@ -20,22 +20,10 @@ use super::{
 };
 use crate::{error::AgentError, http::identity, settings::Settings};
 
-/// Silence that every reader tolerates unless it says otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(90);
-
 /// The service.
 pub(crate) struct ProcessService {
     pub(crate) table: Arc<Table>,
     pub(crate) settings: Arc<Settings>,
-}
-
-fn keepalive(ctx: &RequestContext) -> Duration {
-    ctx.header("keepalive-ping-interval")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok())
-        .map_or(KEEPALIVE, |seconds: u64| {
-            Duration::from_secs(seconds.clamp(1, 3600))
-        })
 }
 
 fn selector(selector: wire::ProcessSelector) -> Result<Selector, AgentError> {
@@ -144,7 +132,7 @@ impl wire::Process for ProcessService {
             started.reader(Some(0)),
             Wishes {
                 offsets,
-                keepalive: keepalive(&ctx),
+                keepalive: identity::keepalive(&ctx),
                 deadline: None,
                 owns_deadline: true,
             },
@@ -170,7 +158,7 @@ impl wire::Process for ProcessService {
             record.reader(message.offset),
             Wishes {
                 offsets: message.offset.is_some(),
-                keepalive: keepalive(&ctx),
+                keepalive: identity::keepalive(&ctx),
                 deadline: ctx.deadline(),
                 owns_deadline: false,
             },
