@@ -2,15 +2,16 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     time::UNIX_EPOCH,
 };
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use futures_util::Stream;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -42,6 +43,8 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
         Some(size) => range::parse(wanted, size),
         None => range::Range::Whole,
     };
+    // A part is of the file, not of its compressed form.
+    let packed = part == range::Range::Whole && wants_gzip(request.headers());
     let (status, start, length) = match part {
         range::Range::Whole => (StatusCode::OK, 0, length),
         range::Range::Part { start, last } => {
@@ -60,7 +63,7 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
     let body = if request.method() == Method::HEAD {
         Body::full(Bytes::new())
     } else {
-        Body::new(StreamBody::new(pieces(file, start, length)))
+        Body::new(StreamBody::new(pieces(file, start, length, packed)))
     };
     let mut reply = Response::new(body);
     *reply.status_mut() = status;
@@ -72,7 +75,10 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
         &format!("\"{modified:x}-{size:x}\""),
     );
     put(&mut reply, header::CONTENT_DISPOSITION, &disposition(&path));
-    if let Some(length) = length {
+    if packed {
+        put(&mut reply, header::CONTENT_ENCODING, "gzip");
+        put(&mut reply, header::VARY, "Accept-Encoding");
+    } else if let Some(length) = length {
         put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     }
     if status == StatusCode::PARTIAL_CONTENT
@@ -83,6 +89,22 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
         put(&mut reply, header::CONTENT_RANGE, &text);
     }
     Ok(reply)
+}
+
+/// Only who asks for gzip by name gets it: packing is dear in a guest.
+fn wants_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            let name = parts.next()?;
+            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            (!refused).then_some(name)
+        })
+        .any(|name| name.eq_ignore_ascii_case("gzip"))
 }
 
 fn put(reply: &mut Reply, name: header::HeaderName, value: &str) {
@@ -128,10 +150,16 @@ fn pieces(
     file: File,
     start: u64,
     length: Option<u64>,
+    packed: bool,
 ) -> impl Stream<Item = Result<http_body::Frame<Bytes>, io::Error>> + Send {
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = send_pieces(file, start, length, &sender) {
+        let sent = if packed {
+            send_packed(file, &sender)
+        } else {
+            send_pieces(file, start, length, &sender)
+        };
+        if let Err(error) = sent {
             // The connection breaks off, so that nobody takes a part for the whole.
             let _ = sender.blocking_send(Err(error));
         }
@@ -168,6 +196,28 @@ fn send_pieces(
             return Ok(());
         }
     }
+    Ok(())
+}
+
+fn send_packed(mut file: File, sender: &mpsc::Sender<Result<Bytes, io::Error>>) -> io::Result<()> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            break;
+        }
+        packer.write_all(&buffer[..read])?;
+        if packer.get_ref().len() >= PIECE / 4
+            && sender
+                .blocking_send(Ok(std::mem::take(packer.get_mut()).into()))
+                .is_err()
+        {
+            return Ok(());
+        }
+    }
+    // Nobody may be there any more to take the rest.
+    let _ = sender.blocking_send(Ok(packer.finish()?.into()));
     Ok(())
 }
 

@@ -6,14 +6,15 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Write,
+    io::{self, Write},
     os::unix::fs::{OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use flate2::write::MultiGzDecoder;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -52,13 +53,7 @@ struct Written {
 /// Answers an upload.
 pub(crate) async fn write(app: &App, request: Request<Incoming>) -> Result<Reply, AgentError> {
     let target = target(app, request.uri(), request.headers(), "write")?;
-    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(AgentError::Invalid(
-            "Content-Encoding: only `identity` is taken; send the file as it is".into(),
-        ));
-    }
+    let packed = packed(request.headers())?;
     let kind = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -66,18 +61,39 @@ pub(crate) async fn write(app: &App, request: Request<Incoming>) -> Result<Reply
         .unwrap_or("")
         .to_owned();
     let written = if kind.starts_with("multipart/form-data") {
+        if packed {
+            return Err(AgentError::Invalid(
+                "Content-Encoding: gzip is taken with application/octet-stream, not with forms"
+                    .into(),
+            ));
+        }
         form(target, &kind, request.into_body()).await?
     } else {
-        vec![single(target, request.into_body()).await?]
+        vec![single(target, request.into_body(), packed).await?]
     };
     Ok(reply::json(StatusCode::OK, &written))
 }
 
-async fn single(target: Target, mut body: Incoming) -> Result<Written, AgentError> {
+/// Whether a body is packed; what cannot be unpacked is refused.
+fn packed(headers: &HeaderMap) -> Result<bool, AgentError> {
+    match headers
+        .get(header::CONTENT_ENCODING)
+        .map(HeaderValue::as_bytes)
+    {
+        None | Some(b"identity" | b"") => Ok(false),
+        Some(b"gzip") => Ok(true),
+        Some(_) => Err(AgentError::Invalid(
+            "Content-Encoding: `gzip` and `identity` are taken; send the file in one of them"
+                .into(),
+        )),
+    }
+}
+
+async fn single(target: Target, mut body: Incoming, packed: bool) -> Result<Written, AgentError> {
     let path = target.path.ok_or_else(|| {
         AgentError::Invalid("query parameter `path` is missing; name the file to write".into())
     })?;
-    let mut sink = Sink::open(path, target.user).await?;
+    let mut sink = Sink::open(path, target.user, packed).await?;
     while let Some(piece) = next(&mut body).await? {
         if !sink.write(piece).await {
             break;
@@ -114,7 +130,7 @@ async fn form(target: Target, kind: &str, mut body: Incoming) -> Result<Vec<Writ
                         ));
                     }
                 };
-                sink = Some(Sink::open(path, target.user.clone()).await?);
+                sink = Some(Sink::open(path, target.user.clone(), false).await?);
             }
             Event::Data(piece) => {
                 if let Some(open) = &mut sink
@@ -160,17 +176,26 @@ struct Sink {
 }
 
 impl Sink {
-    async fn open(path: PathBuf, user: User) -> Result<Self, AgentError> {
+    async fn open(path: PathBuf, user: User, packed: bool) -> Result<Self, AgentError> {
         let opened = path.clone();
-        let mut file = blocking(move || open(&opened, &user)).await?;
+        let file = blocking(move || open(&opened, &user)).await?;
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let shown = path.clone();
         let writer = tokio::task::spawn_blocking(move || {
-            while let Some(piece) = receiver.blocking_recv() {
-                file.write_all(&piece)
-                    .map_err(|error| AgentError::file(&shown, error))?;
-            }
-            Ok(())
+            let mut target = Unpacker::new(file, packed);
+            let mut write = || -> io::Result<()> {
+                while let Some(piece) = receiver.blocking_recv() {
+                    target.write(&piece)?;
+                }
+                target.finish()
+            };
+            // What the system did not say, the unpacker did.
+            write().map_err(|error| match error.raw_os_error() {
+                None if packed => AgentError::Invalid(
+                    "the upload is not the whole gzip that it says it is".into(),
+                ),
+                _ => AgentError::file(&shown, error),
+            })
         });
         Ok(Self {
             path,
@@ -188,7 +213,7 @@ impl Sink {
         drop(self.sender);
         self.writer
             .await
-            .map_err(|error| AgentError::io("writing a file", std::io::Error::other(error)))??;
+            .map_err(|error| AgentError::io("writing a file", io::Error::other(error)))??;
         Ok(Written {
             name: self
                 .path
@@ -224,4 +249,35 @@ fn open(path: &Path, user: &User) -> Result<File, AgentError> {
         .map_err(failed)?;
     fchown(&file, Some(user.uid), Some(user.gid)).map_err(failed)?;
     Ok(file)
+}
+
+/// A file that takes its content as it is, or unpacks it.
+enum Unpacker {
+    Plain(File),
+    Gzip(Box<MultiGzDecoder<File>>),
+}
+
+impl Unpacker {
+    fn new(file: File, packed: bool) -> Self {
+        if packed {
+            Self::Gzip(Box::new(MultiGzDecoder::new(file)))
+        } else {
+            Self::Plain(file)
+        }
+    }
+
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(file) => file.write_all(piece),
+            Self::Gzip(unpacker) => unpacker.write_all(piece),
+        }
+    }
+
+    /// Fails when the packed content breaks off.
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Gzip(unpacker) => unpacker.try_finish(),
+        }
+    }
 }

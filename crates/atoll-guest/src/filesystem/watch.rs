@@ -2,7 +2,7 @@
 //!
 //! A directory that appears is watched from then on; what was put into it before that
 //! is found by looking and told as if it had been seen. The kernel may tell of the same
-//! entry once more: what was found by looking is told once.
+//! entry once more: its creation is told once, a write to it perhaps twice.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -92,11 +92,12 @@ impl Watcher {
         let path = folder.join(&event.name);
         let is_folder = event.has(libc::IN_ISDIR);
         if event.has(libc::IN_CREATE | libc::IN_MOVED_TO) {
+            // What was found by looking was told then, and is covered since then.
             if !self.found.remove(&path) {
                 self.tell(&path, EventType::EVENT_TYPE_CREATE);
-            }
-            if is_folder && self.recursive {
-                self.cover(&path, true)?;
+                if is_folder && self.recursive {
+                    self.cover(&path, true)?;
+                }
             }
         }
         if event.has(libc::IN_ATTRIB) {

@@ -4,4 +4,5 @@
 
 mod files;
 mod process;
+mod raw;
 mod support;
