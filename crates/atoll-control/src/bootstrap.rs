@@ -10,9 +10,9 @@ use atoll_domain::record::{ApiKey, Membership, User};
 use atoll_domain::{HostId, KeyId, Role, TeamId, UserId};
 use atoll_store::{NewKey, Store};
 
+use crate::ControlError;
 use crate::keys;
 use crate::random::{bytes, hex};
-use crate::ControlError;
 
 /// What the first start made; shown once.
 #[derive(Clone)]

@@ -9,8 +9,7 @@
 
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts,
-    SandboxSecrets,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts, SandboxSecrets,
 };
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;

@@ -62,9 +62,8 @@ impl Cache {
             None if nix::unistd::geteuid().is_root() => (system.to_owned(), None),
             None => {
                 let base = xdg_cache.map(Path::to_owned).or_else(|| Some(home?.join(".cache")));
-                let base = base.ok_or_else(|| {
-                    DiskError::Missing("no cache directory: set ATOLL_CACHE or HOME".into())
-                })?;
+                let base =
+                    base.ok_or_else(|| DiskError::Missing("no cache directory: set ATOLL_CACHE or HOME".into()))?;
                 (base.join("atoll"), Some(system.to_owned()))
             }
         };
@@ -79,9 +78,8 @@ impl Cache {
         let root = std::path::absolute(root).map_err(DiskError::file("find", root))?;
         make_dir(&root)?;
         make_dir(&root.join("locks"))?;
-        let trusted = |dir: &PathBuf| {
-            fs::metadata(dir).is_ok_and(|m| m.uid() == 0 && m.permissions().mode() & 0o022 == 0)
-        };
+        let trusted =
+            |dir: &PathBuf| fs::metadata(dir).is_ok_and(|m| m.uid() == 0 && m.permissions().mode() & 0o022 == 0);
         Ok(Self { root, system: system.filter(trusted) })
     }
 
@@ -152,8 +150,7 @@ impl Cache {
     fn lock(&self, kind: &str, key: &str) -> Result<Flock<File>, DiskError> {
         let path = self.root.join("locks").join(format!("{kind}-{key}"));
         let file = File::create(&path).map_err(DiskError::file("create", &path))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| DiskError::file("lock", &path)(errno.into()))
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| DiskError::file("lock", &path)(errno.into()))
     }
 }
 
@@ -161,9 +158,10 @@ impl Cache {
 fn read_manifest(dir: &Path, key: &str) -> Option<Manifest> {
     let manifest: Manifest = serde_json::from_slice(&fs::read(dir.join("manifest.json")).ok()?).ok()?;
     let whole = manifest.key == key
-        && manifest.files.iter().all(|(name, entry)| {
-            fs::metadata(dir.join(name)).is_ok_and(|m| m.is_file() && m.len() == entry.bytes)
-        });
+        && manifest
+            .files
+            .iter()
+            .all(|(name, entry)| fs::metadata(dir.join(name)).is_ok_and(|m| m.is_file() && m.len() == entry.bytes));
     whole.then_some(manifest)
 }
 

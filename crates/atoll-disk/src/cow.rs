@@ -54,7 +54,8 @@ fn format_empty(path: &Path, size_mb: u32) -> Result<String, DiskError> {
     // Small disks take a small journal; without resize_inode and with lazy tables under 1 MiB is allocated.
     let journal = if size_mb < 256 { "size=4" } else { "size=8" };
     let lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0";
-    let words = ["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^resize_inode", "-J", journal, "-E", lazy, "-L", "atoll-cow"];
+    let words =
+        ["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^resize_inode", "-J", journal, "-E", lazy, "-L", "atoll-cow"];
     let mut args: Vec<String> = words.into_iter().map(str::to_owned).collect();
     args.push(path.display().to_string());
     let limit = Duration::from_secs(60);

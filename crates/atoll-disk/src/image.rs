@@ -68,10 +68,10 @@ pub fn ensure_template(cache: &Cache, name: &str, progress: &dyn Progress) -> Re
         progress.event(ProgressEvent::Started(label.clone()));
     }
     let (dir, manifest) = cache.ensure("images", &key, |dir| build(dir, progress))?;
-    let entry = manifest.files.get("base.ext4").ok_or_else(|| DiskError::Malformed {
-        what: format!("image {key}"),
-        why: "it has no base.ext4".into(),
-    })?;
+    let entry = manifest
+        .files
+        .get("base.ext4")
+        .ok_or_else(|| DiskError::Malformed { what: format!("image {key}"), why: "it has no base.ext4".into() })?;
     progress.event(ProgressEvent::Finished(label, started.elapsed().as_secs_f64()));
     Ok(Image {
         template: template.into(),
@@ -149,7 +149,15 @@ fn make_filesystem(tree: &Path, image: &Path, progress: &dyn Progress) -> Result
     let mut args: Vec<String> = words.into_iter().map(str::to_owned).collect();
     args.extend(["-N".into(), inodes.to_string(), "-L".into(), "atoll-base".into()]);
     args.extend(["-d".into(), tree.display().to_string(), image.display().to_string()]);
-    let tool = Tool { program: "mke2fs", package: "e2fsprogs", args, envs: vec![], cwd: None, limit: MKFS_LIMIT, contained: false };
+    let tool = Tool {
+        program: "mke2fs",
+        package: "e2fsprogs",
+        args,
+        envs: vec![],
+        cwd: None,
+        limit: MKFS_LIMIT,
+        contained: false,
+    };
     tool.run(progress).map(drop)
 }
 

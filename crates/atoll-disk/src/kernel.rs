@@ -24,7 +24,15 @@ const MAX_VMLINUX: usize = 512 << 20;
 
 /// In load order; each may be built in instead.
 const MODULES: &[&str] = &[
-    "virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net", "virtio-rng", "overlay",
+    "virtio_ring",
+    "virtio",
+    "virtio_mmio",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "virtio-rng",
+    "overlay",
 ];
 
 /// An unpacked kernel.
@@ -102,7 +110,9 @@ fn build(dir: &Path, progress: &dyn Progress) -> Result<String, DiskError> {
 fn download(work: &Path, progress: &dyn Progress) -> Result<PathBuf, DiskError> {
     let sources = machine_sources();
     if sources.is_empty() {
-        return Err(DiskError::Missing("no apt source for Debian in /etc/apt: add one, the guests' kernel is its package".into()));
+        return Err(DiskError::Missing(
+            "no apt source for Debian in /etc/apt: add one, the guests' kernel is its package".into(),
+        ));
     }
     let list = work.join("sources.list");
     let lines: Vec<String> = sources.iter().map(Source::line).collect();
@@ -135,7 +145,13 @@ fn download(work: &Path, progress: &dyn Progress) -> Result<PathBuf, DiskError> 
     only_file(&work.join("deb"), "linux-image-")
 }
 
-fn run(program: &str, package: &'static str, args: Vec<String>, cwd: Option<&Path>, progress: &dyn Progress) -> Result<String, DiskError> {
+fn run(
+    program: &str,
+    package: &'static str,
+    args: Vec<String>,
+    cwd: Option<&Path>,
+    progress: &dyn Progress,
+) -> Result<String, DiskError> {
     let tool = Tool { program, package, args, envs: vec![], cwd, limit: APT_LIMIT, contained: false };
     tool.run(progress)
 }
@@ -206,7 +222,8 @@ pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, DiskError> {
         .ok_or_else(|| bad("its payload lies outside of it"))?;
     // The last four bytes are the uncompressed length, appended by the kernel's build.
     let body = payload.strip_prefix(&[0x02, 0x21, 0x4c, 0x18]).ok_or_else(|| bad("its payload is not LZ4"))?;
-    let (mut blocks, tail) = body.split_at_checked(body.len().saturating_sub(4)).ok_or_else(|| bad("it is cut short"))?;
+    let (mut blocks, tail) =
+        body.split_at_checked(body.len().saturating_sub(4)).ok_or_else(|| bad("it is cut short"))?;
     let length = usize::try_from(u32::from_le_bytes(tail.try_into().unwrap_or_default())).unwrap_or(usize::MAX);
     if length > MAX_VMLINUX {
         return Err(bad("it unpacks to more than 512 MiB"));

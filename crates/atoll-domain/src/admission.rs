@@ -31,9 +31,8 @@ const DISK_RESERVE_MB: u64 = 512;
 /// # Errors
 /// [`HostError::NoCapacity`] with what is needed and what there is.
 pub fn admit(shape: Shape, promised_mb: u64, machine: Machine) -> Result<(), HostError> {
-    let short = |what: &str, needed: u64, available: u64| {
-        Err(HostError::NoCapacity { what: what.into(), needed, available })
-    };
+    let short =
+        |what: &str, needed: u64, available: u64| Err(HostError::NoCapacity { what: what.into(), needed, available });
     let wanted = u64::from(shape.memory_mb) + VMM_MB;
     let promise = machine.total_mb * 3 / 2;
     if promised_mb + wanted > promise {

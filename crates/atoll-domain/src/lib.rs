@@ -18,8 +18,6 @@ pub mod sandbox;
 pub mod validate;
 
 pub use access::{Action, Principal, Role};
-pub use ids::{
-    HostId, Incarnation, InstanceId, KeyId, OperationId, RequestId, SandboxId, TeamId, UserId,
-};
+pub use ids::{HostId, Incarnation, InstanceId, KeyId, OperationId, RequestId, SandboxId, TeamId, UserId};
 pub use sandbox::{Network, SandboxStatus, Shape};
 pub use validate::Invalid;

@@ -107,13 +107,25 @@ fn bounded(field: &str, value: Option<i64>, default: u32, min: u32, max: u32, hi
 }
 
 /// The shape of a new sandbox.
-pub fn shape(vcpus: Option<i64>, memory_mb: Option<i64>, disk_mb: Option<i64>, limits: HostLimits) -> Result<Shape, Invalid> {
+pub fn shape(
+    vcpus: Option<i64>,
+    memory_mb: Option<i64>,
+    disk_mb: Option<i64>,
+    limits: HostLimits,
+) -> Result<Shape, Invalid> {
     let emulated = "this host emulates its guests (no usable KVM), so at most twice its cores";
     let hint = if limits.isolation == Isolation::Emulated { emulated } else { "" };
     let most_memory = u32::try_from(limits.memory_mb).unwrap_or(u32::MAX).max(MIN_MEMORY_MB);
     Ok(Shape {
         vcpus: bounded("vcpus", vcpus, 1, 1, limits.max_vcpus(), hint)?,
-        memory_mb: bounded("memory_mb", memory_mb, DEFAULT_MEMORY_MB, MIN_MEMORY_MB, most_memory, "the upper bound is the host's memory")?,
+        memory_mb: bounded(
+            "memory_mb",
+            memory_mb,
+            DEFAULT_MEMORY_MB,
+            MIN_MEMORY_MB,
+            most_memory,
+            "the upper bound is the host's memory",
+        )?,
         disk_mb: bounded("disk_mb", disk_mb, DEFAULT_DISK_MB, MIN_DISK_MB, MAX_DISK_MB, "")?,
     })
 }
@@ -132,8 +144,9 @@ pub fn exec_timeout_sec(value: Option<i64>) -> Result<u32, Invalid> {
 pub fn network(value: Option<&str>) -> Result<Network, Invalid> {
     match value {
         None | Some("") => Ok(Network::default()),
-        Some(text) => Network::parse(text)
-            .ok_or_else(|| Invalid::new("network", "unknown", format!("`{}` is not known; use `none` or `internet`", clip(text)))),
+        Some(text) => Network::parse(text).ok_or_else(|| {
+            Invalid::new("network", "unknown", format!("`{}` is not known; use `none` or `internet`", clip(text)))
+        }),
     }
 }
 
@@ -152,7 +165,10 @@ pub fn template_name(value: Option<&str>) -> Result<&str, Invalid> {
         Err(Invalid::new(
             "template",
             "malformed",
-            format!("`{}` is not a template name: letters, digits, `.`, `_`, `-`, starting with a letter or digit, at most 64", clip(name)),
+            format!(
+                "`{}` is not a template name: letters, digits, `.`, `_`, `-`, starting with a letter or digit, at most 64",
+                clip(name)
+            ),
         ))
     }
 }
@@ -166,10 +182,18 @@ pub fn envs<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(
         let good = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         if !good {
-            return Err(Invalid::new("envs", "malformed", format!("`{}` is not a variable name: letters, digits and `_`, not starting with a digit", clip(name))));
+            return Err(Invalid::new(
+                "envs",
+                "malformed",
+                format!("`{}` is not a variable name: letters, digits and `_`, not starting with a digit", clip(name)),
+            ));
         }
         if value.contains('\0') {
-            return Err(Invalid::new("envs", "malformed", format!("the value of `{}` contains a NUL byte", clip(name))));
+            return Err(Invalid::new(
+                "envs",
+                "malformed",
+                format!("the value of `{}` contains a NUL byte", clip(name)),
+            ));
         }
     }
     if count > MAX_ENVS {
@@ -191,7 +215,11 @@ pub fn command(cmd: &str, args: &[String]) -> Result<(), Invalid> {
     }
     let bytes = cmd.len() + args.iter().map(|arg| arg.len() + 1).sum::<usize>();
     if bytes > MAX_COMMAND_BYTES {
-        return Err(Invalid::new("args", "out_of_range", format!("{bytes} bytes of command; at most {MAX_COMMAND_BYTES}: pass large input by a file or stdin")));
+        return Err(Invalid::new(
+            "args",
+            "out_of_range",
+            format!("{bytes} bytes of command; at most {MAX_COMMAND_BYTES}: pass large input by a file or stdin"),
+        ));
     }
     if cmd.contains('\0') || args.iter().any(|arg| arg.contains('\0')) {
         return Err(Invalid::new("cmd", "malformed", "a command holds no NUL byte"));
@@ -219,7 +247,11 @@ pub fn user(value: &str) -> Result<(), Invalid> {
         && value.len() <= 32
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && !value.starts_with('-');
-    if good { Ok(()) } else { Err(Invalid::new("user", "malformed", "a user name has letters, digits, `_`, `-`, `.`, at most 32")) }
+    if good {
+        Ok(())
+    } else {
+        Err(Invalid::new("user", "malformed", "a user name has letters, digits, `_`, `-`, `.`, at most 32"))
+    }
 }
 
 /// At most 64 characters of hostile text, for an error message.

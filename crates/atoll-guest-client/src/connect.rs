@@ -37,10 +37,8 @@ struct EndOfStream {
 /// Wraps one message for a stream.
 pub(crate) fn envelope(message: &impl Message) -> Result<Bytes, GuestError> {
     let message = encode(message)?;
-    let length = u32::try_from(message.len()).map_err(|_| GuestError::TooLarge {
-        what: "request",
-        limit: u32::MAX as usize,
-    })?;
+    let length =
+        u32::try_from(message.len()).map_err(|_| GuestError::TooLarge { what: "request", limit: u32::MAX as usize })?;
     let mut bytes = BytesMut::with_capacity(5 + message.len());
     bytes.put_u8(0);
     bytes.put_u32(length);
@@ -50,9 +48,7 @@ pub(crate) fn envelope(message: &impl Message) -> Result<Bytes, GuestError> {
 
 /// Encodes one message.
 pub(crate) fn encode(message: &impl Message) -> Result<Bytes, GuestError> {
-    message
-        .try_encode_to_bytes()
-        .map_err(|error| GuestError::protocol(format!("a request cannot be encoded: {error}")))
+    message.try_encode_to_bytes().map_err(|error| GuestError::protocol(format!("a request cannot be encoded: {error}")))
 }
 
 /// Decodes one message of a guest.
@@ -63,10 +59,7 @@ pub(crate) fn decode<M: Message>(bytes: &[u8]) -> Result<M, GuestError> {
 }
 
 /// Reads the answer of a call without a stream.
-pub(crate) async fn unary<M: Message>(
-    mut exchange: Exchange,
-    limits: &Limits,
-) -> Result<M, GuestError> {
+pub(crate) async fn unary<M: Message>(mut exchange: Exchange, limits: &Limits) -> Result<M, GuestError> {
     expect_ok(&mut exchange, limits).await?;
     expect_type(&exchange, "application/proto")?;
     let body = exchange.read_body(limits, limits.body_bytes).await?;
@@ -86,43 +79,28 @@ pub(crate) async fn expect_ok(exchange: &mut Exchange, limits: &Limits) -> Resul
 
 fn rejected_by_status(status: StatusCode, reason: Option<Reason>, body: &[u8]) -> GuestError {
     let parsed: Option<WireError> = serde_json::from_slice(body).ok();
-    let code = parsed
-        .as_ref()
-        .and_then(|error| error.code.as_str())
-        .map_or_else(|| Code::of_status(status), Code::parse);
+    let code =
+        parsed.as_ref().and_then(|error| error.code.as_str()).map_or_else(|| Code::of_status(status), Code::parse);
     let message = parsed
         .map(|error| error.message)
         .filter(|message| !message.is_empty())
         .unwrap_or_else(|| format!("the guest agent answered {}", status.as_u16()));
-    GuestError::Rejected {
-        code,
-        reason,
-        message: shorten(message),
-    }
+    GuestError::Rejected { code, reason, message: shorten(message) }
 }
 
 /// Checks that an answer is of the type that was asked for.
 pub(crate) fn expect_type(exchange: &Exchange, wanted: &str) -> Result<(), GuestError> {
-    let found = exchange
-        .response
-        .headers()
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("");
+    let found =
+        exchange.response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     if found.split(';').next().unwrap_or("").trim() == wanted {
         Ok(())
     } else {
-        Err(GuestError::protocol(format!(
-            "an answer that is not {wanted}"
-        )))
+        Err(GuestError::protocol(format!("an answer that is not {wanted}")))
     }
 }
 
 fn reason_in(headers: &HeaderMap) -> Option<Reason> {
-    headers
-        .get(REASON)
-        .and_then(|value| value.to_str().ok())
-        .and_then(Reason::parse)
+    headers.get(REASON).and_then(|value| value.to_str().ok()).and_then(Reason::parse)
 }
 
 /// Cuts a guest's words to a bounded length.
@@ -152,12 +130,7 @@ impl Envelopes {
         expect_ok(&mut exchange, limits).await?;
         expect_type(&exchange, "application/connect+proto")?;
         let reason = reason_in(exchange.response.headers());
-        Ok(Self {
-            exchange,
-            buffer: BytesMut::new(),
-            reason,
-            ended: false,
-        })
+        Ok(Self { exchange, buffer: BytesMut::new(), reason, ended: false })
     }
 
     /// The next message, `None` after the end of a stream without an error.
@@ -196,10 +169,7 @@ impl Envelopes {
         }
         let length = (&self.buffer[1..5]).get_u32() as usize;
         if length > limits.frame_bytes {
-            return Err(GuestError::TooLarge {
-                what: "frame",
-                limit: limits.frame_bytes,
-            });
+            return Err(GuestError::TooLarge { what: "frame", limit: limits.frame_bytes });
         }
         if self.buffer.len() < 5 + length {
             return Ok(None);
@@ -211,21 +181,14 @@ impl Envelopes {
 
     fn end(&self, payload: &[u8]) -> Result<(), GuestError> {
         if payload.len() > ERROR_LIMIT {
-            return Err(GuestError::TooLarge {
-                what: "end frame",
-                limit: ERROR_LIMIT,
-            });
+            return Err(GuestError::TooLarge { what: "end frame", limit: ERROR_LIMIT });
         }
-        let end: EndOfStream = serde_json::from_slice(payload)
-            .map_err(|_| GuestError::protocol("an end frame that is not JSON"))?;
+        let end: EndOfStream =
+            serde_json::from_slice(payload).map_err(|_| GuestError::protocol("an end frame that is not JSON"))?;
         let Some(error) = end.error else {
             return Ok(());
         };
-        let told = end
-            .metadata
-            .get(REASON)
-            .and_then(|values| values.first())
-            .and_then(|value| Reason::parse(value));
+        let told = end.metadata.get(REASON).and_then(|values| values.first()).and_then(|value| Reason::parse(value));
         Err(GuestError::Rejected {
             code: Code::parse(error.code.as_str().unwrap_or("")),
             reason: told.or(self.reason),

@@ -24,11 +24,7 @@ pub struct FileBody(pub(crate) RequestBody);
 impl FileBody {
     /// Bytes that are in memory already.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
-        Self(
-            Full::new(bytes.into())
-                .map_err(|never| match never {})
-                .boxed_unsync(),
-        )
+        Self(Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync())
     }
 
     /// Pieces as they come.
@@ -74,11 +70,7 @@ impl FileReader {
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse().ok());
-        Self {
-            exchange,
-            limits,
-            size,
-        }
+        Self { exchange, limits, size }
     }
 
     /// How many bytes will come, when the agent said so.
@@ -93,18 +85,12 @@ impl FileReader {
 
     /// `Content-Range` of a part, as the agent said it.
     pub fn content_range(&self) -> Option<&str> {
-        self.exchange
-            .response
-            .headers()
-            .get(header::CONTENT_RANGE)
-            .and_then(|value| value.to_str().ok())
+        self.exchange.response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok())
     }
 
     /// The next piece, `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
-        self.exchange
-            .next_data(&self.limits, self.limits.idle)
-            .await
+        self.exchange.next_data(&self.limits, self.limits.idle).await
     }
 
     /// Reads what is left, refusing more than `limit` bytes.
@@ -112,10 +98,7 @@ impl FileReader {
         let mut all = bytes::BytesMut::new();
         while let Some(piece) = self.next().await? {
             if all.len() + piece.len() > limit {
-                return Err(GuestError::TooLarge {
-                    what: "file",
-                    limit,
-                });
+                return Err(GuestError::TooLarge { what: "file", limit });
             }
             all.extend_from_slice(&piece);
         }
@@ -132,10 +115,7 @@ impl FileReader {
 
 impl std::fmt::Debug for FileReader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("FileReader")
-            .field("size", &self.size)
-            .finish_non_exhaustive()
+        formatter.debug_struct("FileReader").field("size", &self.size).finish_non_exhaustive()
     }
 }
 

@@ -45,11 +45,7 @@ impl Entry {
         let modified_us = entry
             .modified_time
             .as_option()
-            .map(|time| {
-                time.seconds
-                    .saturating_mul(1_000_000)
-                    .saturating_add(i64::from(time.nanos) / 1000)
-            })
+            .map(|time| time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000))
             .unwrap_or(0);
         let kind = match entry.r#type.to_i32() {
             1 => EntryKind::File,

@@ -48,10 +48,7 @@ pub(crate) async fn exchange(
 ) -> Result<Exchange, GuestError> {
     let stream = timeout(limits.dial, dial.dial())
         .await
-        .map_err(|_| GuestError::Timeout {
-            phase: Phase::Dial,
-            after: limits.dial,
-        })?
+        .map_err(|_| GuestError::Timeout { phase: Phase::Dial, after: limits.dial })?
         .map_err(GuestError::Dial)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(limits.head_bytes.max(8192))
@@ -64,29 +61,17 @@ pub(crate) async fn exchange(
         let _ = connection.await;
     }));
     let progress = Arc::new(Progress::default());
-    let request = request.map(|body| Tracked {
-        body,
-        progress: Arc::clone(&progress),
-    });
+    let request = request.map(|body| Tracked { body, progress: Arc::clone(&progress) });
     let answer = sender.send_request(request);
-    let response = watch(answer, &progress, patience).await?.map_err(|error| {
-        progress
-            .failure()
-            .unwrap_or_else(|| from_hyper(&error, limits))
-    })?;
+    let response = watch(answer, &progress, patience)
+        .await?
+        .map_err(|error| progress.failure().unwrap_or_else(|| from_hyper(&error, limits)))?;
     refuse_encoding(&response)?;
-    Ok(Exchange {
-        response,
-        _driver: driver,
-    })
+    Ok(Exchange { response, _driver: driver })
 }
 
 /// Waits for `future` as long as the request's body moves at least once in `patience`.
-async fn watch<F: Future>(
-    future: F,
-    progress: &Progress,
-    patience: Duration,
-) -> Result<F::Output, GuestError> {
+async fn watch<F: Future>(future: F, progress: &Progress, patience: Duration) -> Result<F::Output, GuestError> {
     let mut future = std::pin::pin!(future);
     loop {
         let before = progress.bytes.load(Ordering::Relaxed);
@@ -94,10 +79,7 @@ async fn watch<F: Future>(
             Ok(output) => return Ok(output),
             Err(_) if progress.bytes.load(Ordering::Relaxed) != before => {}
             Err(_) => {
-                return Err(GuestError::Timeout {
-                    phase: Phase::Head,
-                    after: patience,
-                });
+                return Err(GuestError::Timeout { phase: Phase::Head, after: patience });
             }
         }
     }
@@ -105,29 +87,20 @@ async fn watch<F: Future>(
 
 fn refuse_encoding(response: &Response<Incoming>) -> Result<(), GuestError> {
     match response.headers().get(header::CONTENT_ENCODING) {
-        Some(value) if value != "identity" => Err(GuestError::protocol(
-            "an encoded answer, though none was asked for",
-        )),
+        Some(value) if value != "identity" => Err(GuestError::protocol("an encoded answer, though none was asked for")),
         _ => Ok(()),
     }
 }
 
 impl Exchange {
     /// Reads the whole body, at most `limit` bytes of it.
-    pub(crate) async fn read_body(
-        &mut self,
-        limits: &Limits,
-        limit: usize,
-    ) -> Result<Bytes, GuestError> {
+    pub(crate) async fn read_body(&mut self, limits: &Limits, limit: usize) -> Result<Bytes, GuestError> {
         let until = Instant::now() + limits.body;
         let mut body = bytes::BytesMut::new();
         loop {
             let frame = timeout_at(until, self.response.body_mut().frame())
                 .await
-                .map_err(|_| GuestError::Timeout {
-                    phase: Phase::Body,
-                    after: limits.body,
-                })?;
+                .map_err(|_| GuestError::Timeout { phase: Phase::Body, after: limits.body })?;
             match frame {
                 None => return Ok(body.freeze()),
                 Some(Err(error)) => return Err(from_hyper(&error, limits)),
@@ -136,10 +109,7 @@ impl Exchange {
                         continue;
                     };
                     if body.len() + data.len() > limit {
-                        return Err(GuestError::TooLarge {
-                            what: "answer",
-                            limit,
-                        });
+                        return Err(GuestError::TooLarge { what: "answer", limit });
                     }
                     body.extend_from_slice(&data);
                 }
@@ -148,18 +118,11 @@ impl Exchange {
     }
 
     /// The next piece of the body, `None` at its end.
-    pub(crate) async fn next_data(
-        &mut self,
-        limits: &Limits,
-        idle: Duration,
-    ) -> Result<Option<Bytes>, GuestError> {
+    pub(crate) async fn next_data(&mut self, limits: &Limits, idle: Duration) -> Result<Option<Bytes>, GuestError> {
         loop {
             let frame = timeout(idle, self.response.body_mut().frame())
                 .await
-                .map_err(|_| GuestError::Timeout {
-                    phase: Phase::Idle,
-                    after: idle,
-                })?;
+                .map_err(|_| GuestError::Timeout { phase: Phase::Idle, after: idle })?;
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(from_hyper(&error, limits)),
@@ -175,10 +138,7 @@ impl Exchange {
 /// What hyper's error means to a caller. Its text holds nothing of headers or bodies.
 pub(crate) fn from_hyper(error: &hyper::Error, limits: &Limits) -> GuestError {
     if error.is_parse_too_large() {
-        return GuestError::TooLarge {
-            what: "answer's head",
-            limit: limits.head_bytes,
-        };
+        return GuestError::TooLarge { what: "answer's head", limit: limits.head_bytes };
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return GuestError::protocol("its connection ended in the middle of an answer");
@@ -195,11 +155,7 @@ struct Progress {
 
 impl Progress {
     fn failure(&self) -> Option<GuestError> {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .map(GuestError::Source)
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().map(GuestError::Source)
     }
 }
 
@@ -224,11 +180,7 @@ impl Body for Tracked {
             }
             Poll::Ready(Some(Err(error))) => {
                 let copy = io::Error::new(error.kind(), error.to_string());
-                *self
-                    .progress
-                    .failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(copy);
+                *self.progress.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
             }
             Poll::Pending => {}
         }

@@ -107,24 +107,14 @@ impl Selector {
             Self::Pid(pid) => process_selector::Selector::Pid(*pid),
             Self::Tag(tag) => process_selector::Selector::Tag(tag.clone()),
         };
-        wire::ProcessSelector {
-            selector: Some(selector),
-            ..Default::default()
-        }
+        wire::ProcessSelector { selector: Some(selector), ..Default::default() }
     }
 }
 
 impl PtySize {
     pub(crate) fn to_wire(self) -> wire::PTY {
-        let size = wire::pty::Size {
-            cols: u32::from(self.cols),
-            rows: u32::from(self.rows),
-            ..Default::default()
-        };
-        wire::PTY {
-            size: size.into(),
-            ..Default::default()
-        }
+        let size = wire::pty::Size { cols: u32::from(self.cols), rows: u32::from(self.rows), ..Default::default() };
+        wire::PTY { size: size.into(), ..Default::default() }
     }
 }
 
@@ -133,11 +123,7 @@ impl StartRequest {
         let config = wire::ProcessConfig {
             cmd: self.cmd.clone(),
             args: self.args.clone(),
-            envs: self
-                .envs
-                .iter()
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            envs: self.envs.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             cwd: self.cwd.clone(),
             ..Default::default()
         };
@@ -173,10 +159,9 @@ impl ProcessEvent {
             return Ok(None);
         };
         Ok(match event {
-            process_event::Event::Start(start) => Some(Self::Started {
-                pid: start.pid,
-                offset: start.offset.unwrap_or(0),
-            }),
+            process_event::Event::Start(start) => {
+                Some(Self::Started { pid: start.pid, offset: start.offset.unwrap_or(0) })
+            }
             process_event::Event::Data(data) => Self::from_output(*data),
             process_event::Event::Gap(gap) => Some(Self::Gap { bytes: gap.bytes }),
             process_event::Event::Keepalive(_) => Some(Self::Keepalive),

@@ -25,22 +25,12 @@ pub(crate) enum Kind {
 }
 
 impl ProcessStream {
-    pub(crate) fn new(
-        envelopes: Envelopes,
-        limits: Limits,
-        kind: Kind,
-        timeout: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(envelopes: Envelopes, limits: Limits, kind: Kind, timeout: Option<Duration>) -> Self {
         let give_up = timeout.and_then(|timeout| {
             let after = timeout.saturating_add(GRACE);
             Instant::now().checked_add(after).map(|at| (at, after))
         });
-        Self {
-            envelopes,
-            limits,
-            kind,
-            give_up,
-        }
+        Self { envelopes, limits, kind, give_up }
     }
 
     /// The next event; `None` after the end.
@@ -50,12 +40,7 @@ impl ProcessStream {
         let Some((at, after)) = self.give_up else {
             return self.read().await;
         };
-        tokio::time::timeout_at(at, self.read())
-            .await
-            .unwrap_or(Err(GuestError::Timeout {
-                phase: Phase::Body,
-                after,
-            }))
+        tokio::time::timeout_at(at, self.read()).await.unwrap_or(Err(GuestError::Timeout { phase: Phase::Body, after }))
     }
 
     async fn read(&mut self) -> Result<Option<ProcessEvent>, GuestError> {
@@ -86,8 +71,6 @@ impl ProcessStream {
 
 impl std::fmt::Debug for ProcessStream {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("ProcessStream")
-            .finish_non_exhaustive()
+        formatter.debug_struct("ProcessStream").finish_non_exhaustive()
     }
 }

@@ -41,9 +41,8 @@ impl Options {
                 }
             }
         }
-        let listen = listen
-            .parse()
-            .map_err(|_| AgentError::Invalid(format!("--listen `{listen}` is not ADDRESS:PORT")))?;
+        let listen =
+            listen.parse().map_err(|_| AgentError::Invalid(format!("--listen `{listen}` is not ADDRESS:PORT")))?;
         Ok(Self { listen, bare })
     }
 }
@@ -52,11 +51,8 @@ impl Options {
 pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     raise_file_limit();
     let failed = |source| AgentError::io("starting the agent", source);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .build()
-        .map_err(failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build().map_err(failed)?;
     runtime.block_on(async {
         let groups = if options.bare {
             Groups::none()

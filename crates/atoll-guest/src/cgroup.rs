@@ -47,10 +47,7 @@ pub(crate) fn prepare(memory: u64) {
     set(&agent.join("cpu.weight"), "10000");
     set(&agent.join("memory.min"), &(reserve / 2).to_string());
     set(&user.join("cpu.weight"), "50");
-    set(
-        &user.join("memory.max"),
-        &memory.saturating_sub(reserve).to_string(),
-    );
+    set(&user.join("memory.max"), &memory.saturating_sub(reserve).to_string());
     set(&user.join("pids.max"), &tasks(memory).to_string());
     for controller in ["+cpu", "+memory", "+pids"] {
         set(&user.join("cgroup.subtree_control"), controller);
@@ -93,12 +90,7 @@ impl Groups {
 
     /// Without groups: an agent that is no machine's own.
     pub(crate) fn none() -> Self {
-        Self {
-            parent: None,
-            tasks: String::new(),
-            next: AtomicU64::new(1),
-            left: Mutex::default(),
-        }
+        Self { parent: None, tasks: String::new(), next: AtomicU64::new(1), left: Mutex::default() }
     }
 
     /// A fresh group; `None` on a machine without.
@@ -151,9 +143,7 @@ impl Group {
     /// The file that takes a process in.
     pub(crate) fn entry(&self) -> Result<OwnedFd, AgentError> {
         let open = || -> io::Result<OwnedFd> {
-            let file = fs::OpenOptions::new()
-                .write(true)
-                .open(self.path.join("cgroup.procs"))?;
+            let file = fs::OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
             Ok(file.into())
         };
         open().map_err(|error| AgentError::io("opening a cgroup", error))

@@ -1,9 +1,6 @@
 //! Lines on the console: the only log that a guest has. Never holds tokens, file
 //! contents or arguments of programs.
-#![expect(
-    clippy::print_stderr,
-    reason = "standard error is the machine's console"
-)]
+#![expect(clippy::print_stderr, reason = "standard error is the machine's console")]
 
 /// Says one line.
 pub(crate) fn say(line: &str) {

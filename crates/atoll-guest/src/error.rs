@@ -58,10 +58,7 @@ impl AgentError {
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull,
-            _ => Self::Io {
-                what: what.into(),
-                source,
-            },
+            _ => Self::Io { what: what.into(), source },
         }
     }
 
@@ -99,9 +96,7 @@ impl AgentError {
         match self {
             Self::ProgramNotFound(_) | Self::NoProcess(_) | Self::NoFile(_) => ErrorCode::NotFound,
             Self::NotExecutable(_) => ErrorCode::PermissionDenied,
-            Self::UnknownUser(_) | Self::BadToken | Self::SignatureExpired => {
-                ErrorCode::Unauthenticated
-            }
+            Self::UnknownUser(_) | Self::BadToken | Self::SignatureExpired => ErrorCode::Unauthenticated,
             Self::Exists(_) => ErrorCode::AlreadyExists,
             Self::DiskFull | Self::Limit(_) => ErrorCode::ResourceExhausted,
             Self::Conflict(_) => ErrorCode::FailedPrecondition,
@@ -132,8 +127,6 @@ impl From<AgentError> for ConnectError {
         if let Some(reason) = error.reason() {
             headers.insert(REASON, HeaderValue::from_static(reason));
         }
-        Self::new(error.code(), error.to_string())
-            .with_headers(headers.clone())
-            .with_trailers(headers)
+        Self::new(error.code(), error.to_string()).with_headers(headers.clone()).with_trailers(headers)
     }
 }

@@ -45,8 +45,6 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         reaper::end_of_machine(&boot::run());
     }
-    console::say(
-        "usage: atoll-guest agent [--listen ADDRESS] [--no-init], or as PID 1 of a machine",
-    );
+    console::say("usage: atoll-guest agent [--listen ADDRESS] [--no-init], or as PID 1 of a machine");
     ExitCode::from(2)
 }

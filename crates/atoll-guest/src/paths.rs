@@ -11,9 +11,7 @@ const LIMIT: usize = 4096;
 /// Makes a path absolute and takes `.` and `..` out of it (by its text alone).
 pub(crate) fn resolve(path: &str, user: &User) -> Result<PathBuf, AgentError> {
     if path.len() > LIMIT {
-        return Err(AgentError::Invalid(format!(
-            "path is longer than {LIMIT} bytes"
-        )));
+        return Err(AgentError::Invalid(format!("path is longer than {LIMIT} bytes")));
     }
     if path.contains('\0') {
         return Err(AgentError::Invalid("path holds a NUL byte".into()));
@@ -47,13 +45,7 @@ mod tests {
     use super::*;
 
     fn at_home(path: &str) -> String {
-        let user = User {
-            name: "user".into(),
-            uid: 1000,
-            gid: 1000,
-            home: "/home/user".into(),
-            groups: vec![],
-        };
+        let user = User { name: "user".into(), uid: 1000, gid: 1000, home: "/home/user".into(), groups: vec![] };
         resolve(path, &user).unwrap().display().to_string()
     }
 

@@ -18,10 +18,7 @@ pub(crate) fn run() -> BootError {
 fn start_agent() -> io::Result<libc::pid_t> {
     let path = CString::new(std::ffi::OsStr::new("/proc/self/exe").as_bytes())?;
     let arguments = [c"atoll-guest".as_ptr(), c"agent".as_ptr(), ptr::null()];
-    let environment = [
-        c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".as_ptr(),
-        ptr::null(),
-    ];
+    let environment = [c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".as_ptr(), ptr::null()];
     // SAFETY: this process has a single thread; the child only executes.
     unsafe {
         match libc::fork() {

@@ -35,11 +35,7 @@ pub(crate) fn add_entropy(bytes: &[u8]) -> io::Result<()> {
     }
     let length = bytes.len().min(ENTROPY_LIMIT);
     let size = libc::c_int::try_from(length).map_err(io::Error::other)?;
-    let mut pool = Pool {
-        bits: size * 8,
-        size,
-        bytes: [0; ENTROPY_LIMIT],
-    };
+    let mut pool = Pool { bits: size * 8, size, bytes: [0; ENTROPY_LIMIT] };
     pool.bytes[..length].copy_from_slice(&bytes[..length]);
     let device = fs::OpenOptions::new().write(true).open("/dev/urandom")?;
     // SAFETY: `pool` is laid out as the kernel's rand_pool_info, with `size` valid bytes.
@@ -60,9 +56,7 @@ pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
     fs::write("/etc/hostname", format!("{name}\n"))?;
     fs::write(
         "/etc/hosts",
-        format!(
-            "127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n"
-        ),
+        format!("127.0.0.1 localhost\n127.0.1.1 {name}\n::1 localhost ip6-localhost ip6-loopback\n"),
     )
 }
 
@@ -87,10 +81,7 @@ fn draw_machine_id() -> io::Result<String> {
 
 /// Whether a text is a machine id: 32 lower-case hex digits.
 pub(crate) fn is_machine_id(id: &str) -> bool {
-    id.len() == 32
-        && id
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether a text can be a host name: a label of letters, digits and dashes.
@@ -98,7 +89,5 @@ pub(crate) fn is_hostname(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && !name.starts_with('-')
         && !name.ends_with('-')
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -39,10 +39,7 @@ pub(crate) struct Change {
 
 impl Settings {
     pub(crate) fn new(open: bool) -> Self {
-        Self {
-            open,
-            inner: Mutex::default(),
-        }
+        Self { open, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -59,35 +56,21 @@ impl Settings {
         let inner = self.lock();
         let right = match (&inner.token, offered) {
             (None, _) => self.open,
-            (Some(token), Some(offered)) => bool::from(
-                Sha256::digest(token.as_bytes())
-                    .as_slice()
-                    .ct_eq(Sha256::digest(offered).as_slice()),
-            ),
+            (Some(token), Some(offered)) => {
+                bool::from(Sha256::digest(token.as_bytes()).as_slice().ct_eq(Sha256::digest(offered).as_slice()))
+            }
             (Some(_), None) => false,
         };
-        if right {
-            Ok(())
-        } else {
-            Err(AgentError::BadToken)
-        }
+        if right { Ok(()) } else { Err(AgentError::BadToken) }
     }
 
     /// Checks the signature of a file URL: a digest of path, operation, user, token
     /// and, when there is one, the second it expires at.
-    pub(crate) fn check_signature(
-        &self,
-        signature: &str,
-        signed: &SignedFile<'_>,
-        now: u64,
-    ) -> Result<(), AgentError> {
+    pub(crate) fn check_signature(&self, signature: &str, signed: &SignedFile<'_>, now: u64) -> Result<(), AgentError> {
         use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
         let inner = self.lock();
         let token = inner.token.as_ref().ok_or(AgentError::BadToken)?;
-        let mut text = format!(
-            "{}:{}:{}:{token}",
-            signed.path, signed.operation, signed.user
-        );
+        let mut text = format!("{}:{}:{}:{token}", signed.path, signed.operation, signed.user);
         if let Some(expiration) = signed.expiration {
             text.push(':');
             text.push_str(&expiration.to_string());
@@ -127,10 +110,7 @@ impl Settings {
     }
 
     pub(crate) fn default_user(&self) -> String {
-        self.lock()
-            .user
-            .clone()
-            .unwrap_or_else(|| DEFAULT_USER.to_owned())
+        self.lock().user.clone().unwrap_or_else(|| DEFAULT_USER.to_owned())
     }
 }
 
@@ -151,10 +131,7 @@ mod tests {
 
     fn with_token(token: &str) -> Settings {
         let settings = Settings::new(false);
-        settings.change(Change {
-            token: Some(token.into()),
-            ..Change::default()
-        });
+        settings.change(Change { token: Some(token.into()), ..Change::default() });
         settings
     }
 
@@ -179,40 +156,19 @@ mod tests {
     fn a_signature_binds_path_operation_and_expiry() {
         let settings = with_token("t");
         // Computed outside: base64(sha256("/a:read::t:100")) and without the expiry.
-        let file = |operation, expiration| SignedFile {
-            path: "/a",
-            operation,
-            user: "",
-            expiration,
-        };
+        let file = |operation, expiration| SignedFile { path: "/a", operation, user: "", expiration };
         let sign = |text: &str| {
             use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
             format!("v1_{}", STANDARD_NO_PAD.encode(Sha256::digest(text)))
         };
         let signature = sign("/a:read::t:100");
-        assert!(
-            settings
-                .check_signature(&signature, &file("read", Some(100)), 99)
-                .is_ok()
-        );
+        assert!(settings.check_signature(&signature, &file("read", Some(100)), 99).is_ok());
         assert!(matches!(
             settings.check_signature(&signature, &file("read", Some(100)), 101),
             Err(AgentError::SignatureExpired)
         ));
-        assert!(
-            settings
-                .check_signature(&signature, &file("write", Some(100)), 99)
-                .is_err()
-        );
-        assert!(
-            settings
-                .check_signature(&signature, &file("read", None), 99)
-                .is_err()
-        );
-        assert!(
-            settings
-                .check_signature(&sign("/a:read::t"), &file("read", None), 99)
-                .is_ok()
-        );
+        assert!(settings.check_signature(&signature, &file("write", Some(100)), 99).is_err());
+        assert!(settings.check_signature(&signature, &file("read", None), 99).is_err());
+        assert!(settings.check_signature(&sign("/a:read::t"), &file("read", None), 99).is_ok());
     }
 }

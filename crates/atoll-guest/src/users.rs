@@ -48,9 +48,7 @@ pub(crate) fn read(path: &str) -> Result<String, AgentError> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    file.take(FILE_LIMIT)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -88,7 +86,8 @@ fn parse_groups(table: &str, name: &str, primary: u32) -> Vec<u32> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\nuser:x:1000:1001::/home/user:/bin/bash\nbare:x:5:5:::\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/bash\nbroken\nuser:x:1000:1001::/home/user:/bin/bash\nbare:x:5:5:::\n";
     const GROUP: &str = "root:x:0:\nsudo:x:27:user,other\nuser:x:1001:\ndocker:x:99:other,user\n";
 
     #[test]

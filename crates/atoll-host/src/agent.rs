@@ -189,7 +189,12 @@ impl HostAgent {
         self.end(&id, Some(call.incarnation), "destroyed".into()).await
     }
 
-    async fn end(&self, id: &SandboxId, incarnation: Option<Incarnation>, reason: String) -> Result<Destroyed, HostError> {
+    async fn end(
+        &self,
+        id: &SandboxId,
+        incarnation: Option<Incarnation>,
+        reason: String,
+    ) -> Result<Destroyed, HostError> {
         let Some(handle) = self.handle(id) else { return Ok(Destroyed::NotFound) };
         if incarnation.is_some_and(|asked| asked < handle.call.incarnation) {
             return Err(HostError::WrongState { state: format!("in its life {}", handle.call.incarnation) });

@@ -60,7 +60,12 @@ impl Events {
     }
 
     /// Notes an event; blocks until it is on disk.
-    pub(crate) fn note(&self, sandbox: &SandboxId, incarnation: Incarnation, kind: HostEventKind) -> std::io::Result<()> {
+    pub(crate) fn note(
+        &self,
+        sandbox: &SandboxId,
+        incarnation: Incarnation,
+        kind: HostEventKind,
+    ) -> std::io::Result<()> {
         let mut log = self.log();
         let seq = EventSeq(log.last.0 + 1);
         let event = HostEvent { seq, sandbox: sandbox.clone(), incarnation, kind };

@@ -193,9 +193,10 @@ impl KeeperClient {
     pub async fn console(&self, from: u64) -> Result<(u64, Vec<u8>), ClientError> {
         match self.ask(Op::Console { from }).await? {
             (Answer::Console { from, data }, _) => {
-                let bytes = data.as_bytes().chunks(2).map(|pair| {
-                    std::str::from_utf8(pair).ok().and_then(|text| u8::from_str_radix(text, 16).ok())
-                });
+                let bytes = data
+                    .as_bytes()
+                    .chunks(2)
+                    .map(|pair| std::str::from_utf8(pair).ok().and_then(|text| u8::from_str_radix(text, 16).ok()));
                 let bytes: Option<Vec<u8>> = bytes.collect();
                 bytes.map(|bytes| (from, bytes)).ok_or(ClientError::Unexpected("console"))
             }

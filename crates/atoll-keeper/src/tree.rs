@@ -25,8 +25,7 @@ const FIRMWARE: &[(&[&str], &str)] = &[
     (&["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/bios-microvm.bin"], "/usr/share/qemu/bios-microvm.bin"),
     (&["/usr/share/qemu/pvh.bin"], "/usr/share/qemu/pvh.bin"),
 ];
-const MODULES: &[&str] =
-    &["/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so", "/usr/lib/qemu/accel-tcg-x86_64.so"];
+const MODULES: &[&str] = &["/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so", "/usr/lib/qemu/accel-tcg-x86_64.so"];
 
 /// The tree for this machine's QEMU, made under `cache/trees/` if it is not there.
 ///

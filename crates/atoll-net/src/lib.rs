@@ -25,9 +25,7 @@ pub use apply::{apply, remove};
 pub use error::NetError;
 pub use host::{host_setup, host_teardown, remove_void_namespace, void_namespace};
 pub use leftovers::{Leftover, leftovers, remove_leftover};
-pub use plan::{
-    GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetConfig, NetPlan, PREFIX_LEN, TAP, host_rules, plan,
-};
+pub use plan::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetConfig, NetPlan, PREFIX_LEN, TAP, host_rules, plan};
 pub use pool::{Pool, choose_pool};
 pub use resolvers::{host_resolvers, parse_resolv_conf};
 pub use slots::{SLOTS, Slot, Slots};

@@ -149,7 +149,20 @@ impl Netlink {
 
     /// The default route.
     pub(crate) fn default_route(&mut self, gateway: Ipv4Addr) -> Result<(), NetError> {
-        let fixed = [2, 0, 0, 0, libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST, 0, 0, 0, 0];
+        let fixed = [
+            2,
+            0,
+            0,
+            0,
+            libc::RT_TABLE_MAIN,
+            libc::RTPROT_BOOT,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
         let message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, &fixed)
             .attribute(libc::RTA_GATEWAY, &gateway.octets());
         self.request(message).map_err(NetError::step(format!("set the default route to {gateway}")))
@@ -157,7 +170,8 @@ impl Netlink {
 
     /// Removes an interface; one that is not there is no error.
     pub(crate) fn delete(&mut self, interface: &str) -> Result<(), NetError> {
-        let message = Message::new(libc::RTM_DELLINK, 0, &link(0, false)).attribute(libc::IFLA_IFNAME, &name(interface));
+        let message =
+            Message::new(libc::RTM_DELLINK, 0, &link(0, false)).attribute(libc::IFLA_IFNAME, &name(interface));
         match self.request(message) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
             other => other.map_err(NetError::step(format!("remove {interface}"))),

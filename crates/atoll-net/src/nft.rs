@@ -81,7 +81,8 @@ fn load_by_library(library: Library, rules: &str) -> Result<(), NetError> {
         (library.buffer_output)(context);
         let done = (library.run)(context, text.as_ptr());
         let said = (library.error)(context);
-        let reason = if said.is_null() { String::new() } else { CStr::from_ptr(said).to_string_lossy().trim().to_owned() };
+        let reason =
+            if said.is_null() { String::new() } else { CStr::from_ptr(said).to_string_lossy().trim().to_owned() };
         (library.free)(context);
         if done == 0 { Ok(()) } else { Err(NetError::Nft { reason }) }
     }

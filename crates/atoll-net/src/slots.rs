@@ -141,8 +141,7 @@ impl Slots {
 
     fn write(&self, slot: Slot, claim: &Claim) -> Result<(), NetError> {
         let path = self.path(slot);
-        let text = serde_json::to_vec(claim)
-            .map_err(|e| NetError::file("write", &path)(std::io::Error::other(e)))?;
+        let text = serde_json::to_vec(claim).map_err(|e| NetError::file("write", &path)(std::io::Error::other(e)))?;
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let mut file = file.map_err(NetError::file("create", &path))?;
         file.write_all(&text).map_err(NetError::file("write", &path))

@@ -7,13 +7,7 @@
 //! plain types of those. Nothing is written by hand here: no conversions, no I/O.
 
 // Generated code is not ours to lint.
-#[allow(
-    warnings,
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "generated code"
-)]
+#[allow(warnings, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "generated code")]
 mod generated {
     connectrpc::include_generated!();
 }

@@ -23,7 +23,8 @@ impl Store {
     pub async fn first_team_and_host(&self) -> Result<Option<(TeamId, HostId)>, StoreError> {
         let sql = "SELECT t.id AS team, h.id AS host FROM teams t, hosts h ORDER BY t.created_at, h.created_at LIMIT 1";
         let row = self.row("read the first team", sql, vec![]).await?;
-        row.map(|row| Ok((parse(&row, "team", |t| t.parse().ok())?, parse(&row, "host", |t| t.parse().ok())?))).transpose()
+        row.map(|row| Ok((parse(&row, "team", |t| t.parse().ok())?, parse(&row, "host", |t| t.parse().ok())?)))
+            .transpose()
     }
 
     /// The key with a hash, unless its team is deleted.
@@ -80,7 +81,8 @@ impl WriteTransaction {
     /// # Errors
     /// When the database fails.
     pub async fn insert_membership(&self, membership: &Membership, at: i64) -> Result<(), StoreError> {
-        let sql = "INSERT INTO users_teams (team_id, user_id, role, is_default, created_at) VALUES ($1, $2, $3, $4, $5)";
+        let sql =
+            "INSERT INTO users_teams (team_id, user_id, role, is_default, created_at) VALUES ($1, $2, $3, $4, $5)";
         let (team, user) = (membership.team.as_str(), membership.user.as_str());
         let values = vec![team.into(), user.into(), membership.role.as_str().into(), true.into(), at.into()];
         self.execute("insert a membership", sql, values).await.map(drop)
@@ -110,7 +112,8 @@ impl WriteTransaction {
     /// # Errors
     /// When the database fails.
     pub async fn insert_own_host(&self, id: &HostId, at: i64) -> Result<(), StoreError> {
-        let sql = "INSERT INTO hosts (id, kind, status, events_seen, created_at) VALUES ($1, 'regular', 'online', 0, $2)";
+        let sql =
+            "INSERT INTO hosts (id, kind, status, events_seen, created_at) VALUES ($1, 'regular', 'online', 0, $2)";
         self.execute("insert a host", sql, vec![id.as_str().into(), at.into()]).await.map(drop)
     }
 }

@@ -90,7 +90,11 @@ impl Store {
 
 async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, StoreError> {
     let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
-    options.max_connections(connections).min_connections(1).sqlx_logging(false).acquire_timeout(Duration::from_secs(30));
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .sqlx_logging(false)
+        .acquire_timeout(Duration::from_secs(30));
     let path = path.to_owned();
     options.map_sqlx_sqlite_opts(move |sqlite| {
         // Set again as a path: an URL would read `?` and `%` in it.

@@ -63,7 +63,13 @@ impl WriteTransaction {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn begin_operation(&self, call: &Call, sandbox: &SandboxId, kind: OperationKind, at: i64) -> Result<(), StoreError> {
+    pub async fn begin_operation(
+        &self,
+        call: &Call,
+        sandbox: &SandboxId,
+        kind: OperationKind,
+        at: i64,
+    ) -> Result<(), StoreError> {
         let sql = "INSERT INTO operations (id, sandbox_id, kind, incarnation, created_at) VALUES ($1, $2, $3, $4, $5)";
         let incarnation = i64::try_from(call.incarnation.0).unwrap_or(i64::MAX);
         let values = vec![

@@ -10,7 +10,11 @@ pub(crate) fn get<T: TryGetable>(row: &QueryResult, column: &'static str) -> Res
 }
 
 /// A text column that stands for something else.
-pub(crate) fn parse<T>(row: &QueryResult, column: &'static str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, StoreError> {
+pub(crate) fn parse<T>(
+    row: &QueryResult,
+    column: &'static str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, StoreError> {
     let text: String = get(row, column)?;
     read(&text).ok_or(StoreError::Foreign { what: column, value: text.chars().take(80).collect() })
 }

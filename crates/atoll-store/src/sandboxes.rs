@@ -74,7 +74,8 @@ impl Store {
                    AND (created_at < $2 OR (created_at = $2 AND id < $3)) ORDER BY created_at DESC, id DESC LIMIT $4";
         // One more than asked for tells whether there is another page.
         let most = i64::from(limit) + 1;
-        let rows = self.rows("list sandboxes", sql, vec![team.as_str().into(), at.into(), id.into(), most.into()]).await?;
+        let rows =
+            self.rows("list sandboxes", sql, vec![team.as_str().into(), at.into(), id.into(), most.into()]).await?;
         let mut items = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let more = items.len() > usize::try_from(limit).unwrap_or(usize::MAX);
         items.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
@@ -129,12 +130,8 @@ impl WriteTransaction {
     pub async fn mark_running(&self, facts: &SandboxFacts, at: i64) -> Result<bool, StoreError> {
         let sql = "UPDATE sandboxes SET status = 'running', reason = NULL, guest_ip = $2, host_ip = $3, started_at = $4, \
                    last_active_at = $4, last_updated = $4 WHERE id = $1 AND status IN ('pending', 'missing')";
-        let values = vec![
-            facts.id.as_str().into(),
-            facts.guest_ip.clone().into(),
-            facts.host_ip.clone().into(),
-            at.into(),
-        ];
+        let values =
+            vec![facts.id.as_str().into(), facts.guest_ip.clone().into(), facts.host_ip.clone().into(), at.into()];
         Ok(self.execute("mark a sandbox running", sql, values).await? == 1)
     }
 

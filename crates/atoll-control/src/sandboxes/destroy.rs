@@ -32,7 +32,12 @@ impl Control {
         task.await.map_err(|_| ControlError::Stopping)?
     }
 
-    async fn carry_out_destroy(&self, principal: &Principal, sandbox: &Sandbox, _busy: Busy) -> Result<(), ControlError> {
+    async fn carry_out_destroy(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        _busy: Busy,
+    ) -> Result<(), ControlError> {
         let call = Self::call(sandbox.incarnation)?;
         let tx = self.store().begin().await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;

@@ -233,9 +233,7 @@ pub(crate) fn from_file_refusal(error: GuestError, path: &str) -> ControlError {
             Invalid::new("user", "not_found", "there is no such user in the sandbox").into()
         }
         (Some(Reason::BadToken), _) => ControlError::Guest(error),
-        (_, Some(Code::NotFound)) => {
-            ControlError::NotFound { what: What::File, id: path.chars().take(256).collect() }
-        }
+        (_, Some(Code::NotFound)) => ControlError::NotFound { what: What::File, id: path.chars().take(256).collect() },
         (_, Some(Code::PermissionDenied)) => ControlError::GuestDenied("permission denied".into()),
         (_, Some(Code::InvalidArgument)) => {
             Invalid::new("path", "malformed", "the sandbox cannot use this path").into()

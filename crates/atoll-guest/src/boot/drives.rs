@@ -23,10 +23,7 @@ pub(crate) fn find(serial: &str) -> Result<PathBuf, BootError> {
         }
         if Instant::now() > until {
             let missing = format!("no disk has the serial `{serial}`");
-            return Err(BootError::new(
-                "finding the disks",
-                io::Error::new(io::ErrorKind::NotFound, missing),
-            ));
+            return Err(BootError::new("finding the disks", io::Error::new(io::ErrorKind::NotFound, missing)));
         }
         // Nothing tells of a new disk this early; the boot runs alone.
         std::thread::sleep(Duration::from_millis(5));
@@ -34,11 +31,8 @@ pub(crate) fn find(serial: &str) -> Result<PathBuf, BootError> {
 }
 
 fn look(serial: &str) -> Option<std::ffi::OsString> {
-    fs::read_dir("/sys/block")
-        .ok()?
-        .filter_map(Result::ok)
-        .find_map(|entry| {
-            let found = fs::read_to_string(entry.path().join("serial")).ok()?;
-            (found.trim() == serial).then(|| entry.file_name())
-        })
+    fs::read_dir("/sys/block").ok()?.filter_map(Result::ok).find_map(|entry| {
+        let found = fs::read_to_string(entry.path().join("serial")).ok()?;
+        (found.trim() == serial).then(|| entry.file_name())
+    })
 }

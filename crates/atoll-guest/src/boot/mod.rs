@@ -24,10 +24,7 @@ pub(crate) struct BootError {
 
 impl BootError {
     pub(crate) fn new(step: impl Into<String>, source: io::Error) -> Self {
-        Self {
-            step: step.into(),
-            source,
-        }
+        Self { step: step.into(), source }
     }
 }
 
@@ -53,10 +50,7 @@ pub(crate) fn run() -> BootError {
 fn boot() -> Result<(), BootError> {
     mounts::kernel_file_systems()?;
     let command_line = fs::read_to_string("/proc/cmdline").step("reading /proc/cmdline")?;
-    if command_line
-        .split_whitespace()
-        .any(|word| word == "atoll.probe")
-    {
+    if command_line.split_whitespace().any(|word| word == "atoll.probe") {
         console::say("atoll-probe-ok");
         reaper::restart();
     }

@@ -39,11 +39,6 @@ pub(crate) fn load(folder: &str) -> Result<(), BootError> {
 
 fn finit(file: &File) -> io::Result<()> {
     // SAFETY: a valid descriptor and an empty parameter string.
-    let result =
-        unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

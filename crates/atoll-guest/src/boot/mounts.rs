@@ -24,22 +24,14 @@ const NOTHING: Option<&str> = None;
 
 fn folder(path: &str, mode: u32) -> Result<(), BootError> {
     match DirBuilder::new().recursive(true).mode(mode).create(path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(BootError::new(format!("making {path}"), error))
-        }
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(BootError::new(format!("making {path}"), error)),
         _ => Ok(()),
     }
 }
 
-fn mount_kind(
-    kind: &str,
-    target: &str,
-    flags: MsFlags,
-    options: Option<&str>,
-) -> Result<(), BootError> {
+fn mount_kind(kind: &str, target: &str, flags: MsFlags, options: Option<&str>) -> Result<(), BootError> {
     folder(target, 0o755)?;
-    mount(Some(kind), target, Some(kind), flags, options)
-        .step(&format!("mounting {kind} on {target}"))
+    mount(Some(kind), target, Some(kind), flags, options).step(&format!("mounting {kind} on {target}"))
 }
 
 /// `/proc`, `/sys` and `/dev` of the initramfs.
@@ -60,22 +52,9 @@ pub(crate) fn root(base: &Path, cow: &Path) -> Result<(), BootError> {
     folder("/base", 0o755)?;
     folder("/cow", 0o755)?;
     folder(NEW_ROOT, 0o755)?;
-    mount(
-        Some(base),
-        "/base",
-        Some("ext4"),
-        MsFlags::MS_RDONLY | MsFlags::MS_NOATIME,
-        NOTHING,
-    )
-    .step("mounting the base image")?;
-    mount(
-        Some(cow),
-        "/cow",
-        Some("ext4"),
-        MsFlags::MS_NOATIME,
-        Some("discard"),
-    )
-    .step("mounting the sandbox's disk")?;
+    mount(Some(base), "/base", Some("ext4"), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, NOTHING)
+        .step("mounting the base image")?;
+    mount(Some(cow), "/cow", Some("ext4"), MsFlags::MS_NOATIME, Some("discard")).step("mounting the sandbox's disk")?;
     for part in ["/cow/upper", "/cow/work", "/cow/docker"] {
         folder(part, 0o755)?;
     }
@@ -88,14 +67,8 @@ pub(crate) fn root(base: &Path, cow: &Path) -> Result<(), BootError> {
     )
     .step("mounting the overlay")?;
     folder("/root/var/lib/docker", 0o710)?;
-    mount(
-        Some("/cow/docker"),
-        "/root/var/lib/docker",
-        NOTHING,
-        MsFlags::MS_BIND,
-        NOTHING,
-    )
-    .step("binding /var/lib/docker")
+    mount(Some("/cow/docker"), "/root/var/lib/docker", NOTHING, MsFlags::MS_BIND, NOTHING)
+        .step("binding /var/lib/docker")
 }
 
 /// Makes the overlay the root of everything.
@@ -103,14 +76,8 @@ pub(crate) fn switch_root() -> Result<(), BootError> {
     for kept in ["proc", "sys", "dev"] {
         let target = format!("{NEW_ROOT}/{kept}");
         folder(&target, 0o755)?;
-        mount(
-            Some(format!("/{kept}").as_str()),
-            target.as_str(),
-            NOTHING,
-            MsFlags::MS_MOVE,
-            NOTHING,
-        )
-        .step(&format!("moving /{kept}"))?;
+        mount(Some(format!("/{kept}").as_str()), target.as_str(), NOTHING, MsFlags::MS_MOVE, NOTHING)
+            .step(&format!("moving /{kept}"))?;
     }
     chdir(NEW_ROOT).step("entering the new root")?;
     mount(Some("."), "/", NOTHING, MsFlags::MS_MOVE, NOTHING).step("moving the new root")?;
@@ -121,12 +88,7 @@ pub(crate) fn switch_root() -> Result<(), BootError> {
 /// What a running machine has besides its disk.
 pub(crate) fn machine_file_systems() -> Result<(), BootError> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_kind(
-        "devpts",
-        "/dev/pts",
-        MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-        Some("gid=5,mode=620,ptmxmode=666"),
-    )?;
+    mount_kind("devpts", "/dev/pts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("gid=5,mode=620,ptmxmode=666"))?;
     mount_kind("tmpfs", "/dev/shm", plain, Some("mode=1777"))?;
     mount_kind("tmpfs", "/run", plain, Some("mode=0755"))?;
     mount_kind("tmpfs", "/tmp", plain, Some("mode=1777"))?;

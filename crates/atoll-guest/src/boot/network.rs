@@ -103,10 +103,7 @@ fn set_mac(socket: &OwnedFd) -> io::Result<()> {
     for (target, byte) in data.iter_mut().zip(MAC) {
         *target = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_hwaddr = libc::sockaddr {
-        sa_family: libc::ARPHRD_ETHER,
-        sa_data: data,
-    };
+    request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
     ioctl(socket, libc::SIOCSIFHWADDR, &mut request)
 }
 
@@ -115,10 +112,7 @@ fn address(address: Ipv4Addr) -> libc::sockaddr {
     for (target, byte) in data[2..].iter_mut().zip(address.octets()) {
         *target = byte.cast_signed();
     }
-    libc::sockaddr {
-        sa_family: INET,
-        sa_data: data,
-    }
+    libc::sockaddr { sa_family: INET, sa_data: data }
 }
 
 fn set_address(socket: &OwnedFd, number: libc::Ioctl, value: Ipv4Addr) -> io::Result<()> {

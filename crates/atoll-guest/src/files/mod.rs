@@ -39,12 +39,7 @@ struct Target {
 }
 
 /// Checks token or signature and finds out what is meant.
-fn target(
-    app: &App,
-    uri: &Uri,
-    headers: &HeaderMap,
-    operation: &str,
-) -> Result<Target, AgentError> {
+fn target(app: &App, uri: &Uri, headers: &HeaderMap, operation: &str) -> Result<Target, AgentError> {
     let query = uri.query();
     let name = query::value(query, "username");
     let path = query::value(query, "path");
@@ -73,7 +68,5 @@ fn target(
 }
 
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

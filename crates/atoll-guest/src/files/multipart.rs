@@ -144,12 +144,7 @@ impl Parser {
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let first = *needle.first()?;
     let mut from = 0;
-    while let Some(at) = haystack
-        .get(from..)?
-        .iter()
-        .position(|byte| *byte == first)
-        .map(|at| from + at)
-    {
+    while let Some(at) = haystack.get(from..)?.iter().position(|byte| *byte == first).map(|at| from + at) {
         if haystack[at..].starts_with(needle) {
             return Some(at);
         }
@@ -223,11 +218,7 @@ mod tests {
     fn a_form_reads_the_same_however_it_is_cut() {
         let wanted = vec![
             ("note".to_owned(), None, b"hello".to_vec()),
-            (
-                "file".to_owned(),
-                Some("/tmp/a \"b\".bin".to_owned()),
-                b"line\r\n--X not a boundary\r\n".to_vec(),
-            ),
+            ("file".to_owned(), Some("/tmp/a \"b\".bin".to_owned()), b"line\r\n--X not a boundary\r\n".to_vec()),
             ("file".to_owned(), Some("e".to_owned()), vec![]),
         ];
         for size in [1, 2, 3, 5, 7, 64, FORM.len()] {

@@ -26,24 +26,14 @@ pub(crate) fn parse(header: Option<&str>, size: u64) -> Range {
             Err(_) => Range::Whole,
             Ok(0) => Range::Outside,
             Ok(_) if size == 0 => Range::Outside,
-            Ok(length) => Range::Part {
-                start: size.saturating_sub(length),
-                last: size - 1,
-            },
+            Ok(length) => Range::Part { start: size.saturating_sub(length), last: size - 1 },
         },
         (first, last) => {
-            let last = if last.is_empty() {
-                Ok(u64::MAX)
-            } else {
-                last.parse()
-            };
+            let last = if last.is_empty() { Ok(u64::MAX) } else { last.parse() };
             match (first.parse::<u64>(), last) {
                 (Ok(start), Ok(last)) if start > last => Range::Whole,
                 (Ok(start), Ok(_)) if start >= size => Range::Outside,
-                (Ok(start), Ok(last)) => Range::Part {
-                    start,
-                    last: last.min(size - 1),
-                },
+                (Ok(start), Ok(last)) => Range::Part { start, last: last.min(size - 1) },
                 _ => Range::Whole,
             }
         }

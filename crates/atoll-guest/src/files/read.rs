@@ -28,15 +28,11 @@ use crate::{
 /// Answers a download.
 pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply, AgentError> {
     let target = target(app, request.uri(), request.headers(), "read")?;
-    let path = target.path.ok_or_else(|| {
-        AgentError::Invalid("query parameter `path` is missing; name a file".into())
-    })?;
+    let path =
+        target.path.ok_or_else(|| AgentError::Invalid("query parameter `path` is missing; name a file".into()))?;
     let opened = path.clone();
     let (file, size, modified) = blocking(move || open(&opened)).await?;
-    let wanted = request
-        .headers()
-        .get(header::RANGE)
-        .and_then(|value| value.to_str().ok());
+    let wanted = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
     // Files of the kernel claim to be empty; they are read to their end.
     let length = (size > 0).then_some(size);
     let part = match length {
@@ -47,16 +43,10 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
     let packed = part == range::Range::Whole && wants_gzip(request.headers());
     let (status, start, length) = match part {
         range::Range::Whole => (StatusCode::OK, 0, length),
-        range::Range::Part { start, last } => {
-            (StatusCode::PARTIAL_CONTENT, start, Some(last - start + 1))
-        }
+        range::Range::Part { start, last } => (StatusCode::PARTIAL_CONTENT, start, Some(last - start + 1)),
         range::Range::Outside => {
             let mut reply = empty(StatusCode::RANGE_NOT_SATISFIABLE);
-            put(
-                &mut reply,
-                header::CONTENT_RANGE,
-                &format!("bytes */{size}"),
-            );
+            put(&mut reply, header::CONTENT_RANGE, &format!("bytes */{size}"));
             return Ok(reply);
         }
     };
@@ -69,11 +59,7 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
     *reply.status_mut() = status;
     put(&mut reply, header::CONTENT_TYPE, "application/octet-stream");
     put(&mut reply, header::ACCEPT_RANGES, "bytes");
-    put(
-        &mut reply,
-        header::ETAG,
-        &format!("\"{modified:x}-{size:x}\""),
-    );
+    put(&mut reply, header::ETAG, &format!("\"{modified:x}-{size:x}\""));
     put(&mut reply, header::CONTENT_DISPOSITION, &disposition(&path));
     if packed {
         put(&mut reply, header::CONTENT_ENCODING, "gzip");
@@ -122,20 +108,14 @@ fn disposition(path: &Path) -> String {
 /// Opens an ordinary file; a pipe or device would block or never end.
 fn open(path: &Path) -> Result<(File, u64, u128), AgentError> {
     let failed = |error| AgentError::file(path, error);
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(failed)?;
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(AgentError::IsDirectory(path.display().to_string()));
     }
     if !metadata.is_file() {
-        return Err(AgentError::Invalid(format!(
-            "`{}` is not an ordinary file",
-            path.display()
-        )));
+        return Err(AgentError::Invalid(format!("`{}` is not an ordinary file", path.display())));
     }
     let modified = metadata
         .modified()
@@ -154,11 +134,7 @@ fn pieces(
 ) -> impl Stream<Item = Result<http_body::Frame<Bytes>, io::Error>> + Send {
     let (sender, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
-        let sent = if packed {
-            send_packed(file, &sender)
-        } else {
-            send_pieces(file, start, length, &sender)
-        };
+        let sent = if packed { send_packed(file, &sender) } else { send_pieces(file, start, length, &sender) };
         if let Err(error) = sent {
             // The connection breaks off, so that nobody takes a part for the whole.
             let _ = sender.blocking_send(Err(error));
@@ -209,9 +185,7 @@ fn send_packed(mut file: File, sender: &mpsc::Sender<Result<Bytes, io::Error>>) 
         }
         packer.write_all(&buffer[..read])?;
         if packer.get_ref().len() >= PIECE / 4
-            && sender
-                .blocking_send(Ok(std::mem::take(packer.get_mut()).into()))
-                .is_err()
+            && sender.blocking_send(Ok(std::mem::take(packer.get_mut()).into())).is_err()
         {
             return Ok(());
         }
@@ -225,7 +199,5 @@ fn send_packed(mut file: File, sender: &mpsc::Sender<Result<Bytes, io::Error>>) 
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
 ) -> Result<T, AgentError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| AgentError::io("a file call", io::Error::other(error)))?
+    tokio::task::spawn_blocking(work).await.map_err(|error| AgentError::io("a file call", io::Error::other(error)))?
 }

@@ -54,17 +54,12 @@ struct Written {
 pub(crate) async fn write(app: &App, request: Request<Incoming>) -> Result<Reply, AgentError> {
     let target = target(app, request.uri(), request.headers(), "write")?;
     let packed = packed(request.headers())?;
-    let kind = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("")
-        .to_owned();
+    let kind =
+        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let written = if kind.starts_with("multipart/form-data") {
         if packed {
             return Err(AgentError::Invalid(
-                "Content-Encoding: gzip is taken with application/octet-stream, not with forms"
-                    .into(),
+                "Content-Encoding: gzip is taken with application/octet-stream, not with forms".into(),
             ));
         }
         form(target, &kind, request.into_body()).await?
@@ -76,23 +71,19 @@ pub(crate) async fn write(app: &App, request: Request<Incoming>) -> Result<Reply
 
 /// Whether a body is packed; what cannot be unpacked is refused.
 fn packed(headers: &HeaderMap) -> Result<bool, AgentError> {
-    match headers
-        .get(header::CONTENT_ENCODING)
-        .map(HeaderValue::as_bytes)
-    {
+    match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity" | b"") => Ok(false),
         Some(b"gzip") => Ok(true),
         Some(_) => Err(AgentError::Invalid(
-            "Content-Encoding: `gzip` and `identity` are taken; send the file in one of them"
-                .into(),
+            "Content-Encoding: `gzip` and `identity` are taken; send the file in one of them".into(),
         )),
     }
 }
 
 async fn single(target: Target, mut body: Incoming, packed: bool) -> Result<Written, AgentError> {
-    let path = target.path.ok_or_else(|| {
-        AgentError::Invalid("query parameter `path` is missing; name the file to write".into())
-    })?;
+    let path = target
+        .path
+        .ok_or_else(|| AgentError::Invalid("query parameter `path` is missing; name the file to write".into()))?;
     let mut sink = Sink::open(path, target.user, packed).await?;
     while let Some(piece) = next(&mut body).await? {
         if !sink.write(piece).await {
@@ -191,17 +182,11 @@ impl Sink {
             };
             // What the system did not say, the unpacker did.
             write().map_err(|error| match error.raw_os_error() {
-                None if packed => AgentError::Invalid(
-                    "the upload is not the whole gzip that it says it is".into(),
-                ),
+                None if packed => AgentError::Invalid("the upload is not the whole gzip that it says it is".into()),
                 _ => AgentError::file(&shown, error),
             })
         });
-        Ok(Self {
-            path,
-            sender,
-            writer,
-        })
+        Ok(Self { path, sender, writer })
     }
 
     /// `false` when the writer has failed; [`Self::close`] says why.
@@ -211,16 +196,9 @@ impl Sink {
 
     async fn close(self) -> Result<Written, AgentError> {
         drop(self.sender);
-        self.writer
-            .await
-            .map_err(|error| AgentError::io("writing a file", io::Error::other(error)))??;
+        self.writer.await.map_err(|error| AgentError::io("writing a file", io::Error::other(error)))??;
         Ok(Written {
-            name: self
-                .path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
+            name: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             path: self.path.display().to_string(),
             r#type: "file",
         })
@@ -234,10 +212,7 @@ fn open(path: &Path, user: &User) -> Result<File, AgentError> {
         directory::make_all(parent, user)?;
     }
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        return Err(AgentError::Invalid(format!(
-            "`{}` is not an ordinary file",
-            path.display()
-        )));
+        return Err(AgentError::Invalid(format!("`{}` is not an ordinary file", path.display())));
     }
     let file = OpenOptions::new()
         .write(true)
@@ -259,11 +234,7 @@ enum Unpacker {
 
 impl Unpacker {
     fn new(file: File, packed: bool) -> Self {
-        if packed {
-            Self::Gzip(Box::new(MultiGzDecoder::new(file)))
-        } else {
-            Self::Plain(file)
-        }
+        if packed { Self::Gzip(Box::new(MultiGzDecoder::new(file))) } else { Self::Plain(file) }
     }
 
     fn write(&mut self, piece: &[u8]) -> io::Result<()> {

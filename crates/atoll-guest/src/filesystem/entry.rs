@@ -19,10 +19,7 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn read() -> Result<Self, AgentError> {
-        Ok(Self {
-            passwd: users::read("/etc/passwd")?,
-            group: users::read("/etc/group")?,
-        })
+        Ok(Self { passwd: users::read("/etc/passwd")?, group: users::read("/etc/group")? })
     }
 }
 
@@ -36,18 +33,12 @@ pub(crate) fn describe(path: &Path, names: &Names) -> Result<EntryInfo, AgentErr
             Some(found) => kind_of(&found),
             None => FileType::FILE_TYPE_SYMLINK,
         };
-        (
-            kind,
-            Some(target.map_or_else(|| dangling(path), |target| target.display().to_string())),
-        )
+        (kind, Some(target.map_or_else(|| dangling(path), |target| target.display().to_string())))
     } else {
         (kind_of(&own), None)
     };
     Ok(EntryInfo {
-        name: path.file_name().map_or_else(
-            || "/".to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        ),
+        name: path.file_name().map_or_else(|| "/".to_owned(), |name| name.to_string_lossy().into_owned()),
         r#type: kind.into(),
         path: path.display().to_string(),
         size: i64::try_from(own.size()).unwrap_or(i64::MAX),

@@ -61,9 +61,7 @@ impl Inotify {
             }
             OwnedFd::from_raw_fd(raw)
         };
-        Ok(Self {
-            fd: watched(fd, Interest::READABLE)?,
-        })
+        Ok(Self { fd: watched(fd, Interest::READABLE)? })
     }
 
     /// Watches one directory.
@@ -71,11 +69,7 @@ impl Inotify {
         let path = CString::new(path.as_os_str().as_bytes())?;
         // SAFETY: a valid descriptor and a terminated string.
         let watch = unsafe { libc::inotify_add_watch(self.fd.as_raw_fd(), path.as_ptr(), MASK) };
-        if watch < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(watch)
-        }
+        if watch < 0 { Err(io::Error::last_os_error()) } else { Ok(watch) }
     }
 
     /// Watches a directory no longer.
@@ -91,8 +85,7 @@ impl Inotify {
         loop {
             let mut guard = self.fd.readable().await?;
             let mut buffer = vec![0; BUFFER];
-            let read = guard
-                .try_io(|fd| nix::unistd::read(fd.get_ref(), &mut buffer).map_err(io::Error::from));
+            let read = guard.try_io(|fd| nix::unistd::read(fd.get_ref(), &mut buffer).map_err(io::Error::from));
             match read {
                 Ok(Ok(length)) => return Ok(parse(&buffer[..length])),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -5,9 +5,7 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use atoll_proto::filesystem::{
     self as wire, __buffa::oneof::watch_dir_response::Event, watch_dir_response as watch_dir,
 };
-use connectrpc::{
-    ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
-};
+use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::timeout;
@@ -29,10 +27,7 @@ pub(crate) struct FilesystemService {
 
 impl FilesystemService {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
-        Self {
-            settings,
-            watchers: Watchers::default(),
-        }
+        Self { settings, watchers: Watchers::default() }
     }
 
     fn resolve(&self, ctx: &RequestContext, path: &str) -> Result<(PathBuf, User), AgentError> {
@@ -59,11 +54,7 @@ fn make_dir(path: PathBuf, user: &User) -> Result<wire::EntryInfo, AgentError> {
     entry::describe(&path, &Names::read()?)
 }
 
-fn move_entry(
-    source: PathBuf,
-    target: PathBuf,
-    user: &User,
-) -> Result<wire::EntryInfo, AgentError> {
+fn move_entry(source: PathBuf, target: PathBuf, user: &User) -> Result<wire::EntryInfo, AgentError> {
     fs::symlink_metadata(&source).map_err(|error| AgentError::file(&source, error))?;
     if let Some(parent) = target.parent() {
         directory::make_all(parent, user)?;
@@ -92,10 +83,7 @@ impl wire::Filesystem for FilesystemService {
     ) -> ServiceResult<wire::StatResponse> {
         let (path, _) = self.resolve(&ctx, request.path)?;
         let entry = blocking(move || entry::describe(&path, &Names::read()?)).await?;
-        Response::ok(wire::StatResponse {
-            entry: entry.into(),
-            ..Default::default()
-        })
+        Response::ok(wire::StatResponse { entry: entry.into(), ..Default::default() })
     }
 
     async fn make_dir(
@@ -105,10 +93,7 @@ impl wire::Filesystem for FilesystemService {
     ) -> ServiceResult<wire::MakeDirResponse> {
         let (path, user) = self.resolve(&ctx, request.path)?;
         let entry = blocking(move || make_dir(path, &user)).await?;
-        Response::ok(wire::MakeDirResponse {
-            entry: entry.into(),
-            ..Default::default()
-        })
+        Response::ok(wire::MakeDirResponse { entry: entry.into(), ..Default::default() })
     }
 
     async fn r#move(
@@ -119,10 +104,7 @@ impl wire::Filesystem for FilesystemService {
         let (source, user) = self.resolve(&ctx, request.source)?;
         let (target, _) = self.resolve(&ctx, request.destination)?;
         let entry = blocking(move || move_entry(source, target, &user)).await?;
-        Response::ok(wire::MoveResponse {
-            entry: entry.into(),
-            ..Default::default()
-        })
+        Response::ok(wire::MoveResponse { entry: entry.into(), ..Default::default() })
     }
 
     async fn list_dir(
@@ -133,10 +115,7 @@ impl wire::Filesystem for FilesystemService {
         let (path, _) = self.resolve(&ctx, request.path)?;
         let depth = request.depth;
         let entries = blocking(move || walk::list(&path, depth)).await?;
-        Response::ok(wire::ListDirResponse {
-            entries,
-            ..Default::default()
-        })
+        Response::ok(wire::ListDirResponse { entries, ..Default::default() })
     }
 
     async fn remove(
@@ -197,10 +176,7 @@ fn watch(
     watcher: Watcher,
     keepalive: Duration,
 ) -> impl Stream<Item = Result<wire::WatchDirResponse, ConnectError>> + Send + 'static {
-    let answer = |event: Event| wire::WatchDirResponse {
-        event: Some(event),
-        ..Default::default()
-    };
+    let answer = |event: Event| wire::WatchDirResponse { event: Some(event), ..Default::default() };
     let start = answer(watch_dir::StartEvent::default().into());
     let first = stream::once(std::future::ready(Ok(start)));
     // After an error the stream is over.

@@ -22,12 +22,7 @@ pub(crate) fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, AgentError
     Ok(entries)
 }
 
-fn walk(
-    path: &Path,
-    depth: u32,
-    names: &Names,
-    entries: &mut Vec<EntryInfo>,
-) -> Result<(), AgentError> {
+fn walk(path: &Path, depth: u32, names: &Names, entries: &mut Vec<EntryInfo>) -> Result<(), AgentError> {
     let mut children: Vec<_> = fs::read_dir(path)
         .map_err(|error| AgentError::file(path, error))?
         .filter_map(Result::ok)

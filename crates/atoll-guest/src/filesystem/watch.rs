@@ -58,11 +58,7 @@ impl Watcher {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let events = self
-                .inotify
-                .read()
-                .await
-                .map_err(|error| AgentError::io("watching a directory", error))?;
+            let events = self.inotify.read().await.map_err(|error| AgentError::io("watching a directory", error))?;
             for event in events {
                 self.take(&event)?;
             }
@@ -163,10 +159,7 @@ impl Watcher {
             self.found.insert(path.to_owned());
         }
         self.tell(path, EventType::EVENT_TYPE_CREATE);
-        if entry
-            .metadata()
-            .is_ok_and(|found| found.is_file() && found.len() > 0)
-        {
+        if entry.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) {
             self.tell(path, EventType::EVENT_TYPE_WRITE);
         }
     }
@@ -185,8 +178,5 @@ impl Watcher {
 }
 
 fn gone(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EACCES))
 }

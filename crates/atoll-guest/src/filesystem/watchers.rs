@@ -46,9 +46,7 @@ impl Watchers {
     pub(super) fn create(&self, path: PathBuf, recursive: bool) -> Result<String, AgentError> {
         let mut inner = lock(&self.inner);
         if inner.watchers.len() == WATCHERS {
-            return Err(AgentError::Limit(format!(
-                "{WATCHERS} watchers exist already; remove one"
-            )));
+            return Err(AgentError::Limit(format!("{WATCHERS} watchers exist already; remove one")));
         }
         let mut watcher = Watcher::new(path, recursive)?;
         let queue = Queue::default();
@@ -69,13 +67,7 @@ impl Watchers {
         });
         inner.made += 1;
         let id = format!("w{}", inner.made);
-        inner.watchers.insert(
-            id.clone(),
-            Polled {
-                queue,
-                _task: AbortOnDropHandle::new(task),
-            },
-        );
+        inner.watchers.insert(id.clone(), Polled { queue, _task: AbortOnDropHandle::new(task) });
         Ok(id)
     }
 

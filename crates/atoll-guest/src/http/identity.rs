@@ -16,11 +16,7 @@ use crate::{
 
 /// Checks the token of a request.
 pub(crate) fn check(settings: &Settings, headers: &HeaderMap) -> Result<(), AgentError> {
-    settings.check(
-        headers
-            .get("x-access-token")
-            .map(http::HeaderValue::as_bytes),
-    )
+    settings.check(headers.get("x-access-token").map(http::HeaderValue::as_bytes))
 }
 
 /// The user that a call names, or the default one.
@@ -60,9 +56,7 @@ pub(crate) fn keepalive(ctx: &RequestContext) -> Duration {
     ctx.header("keepalive-ping-interval")
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok())
-        .map_or(KEEPALIVE, |seconds: u64| {
-            Duration::from_secs(seconds.clamp(1, 3600))
-        })
+        .map_or(KEEPALIVE, |seconds: u64| Duration::from_secs(seconds.clamp(1, 3600)))
 }
 
 #[cfg(test)]
@@ -76,14 +70,8 @@ mod tests {
     #[test]
     fn basic_names_a_user() {
         assert_eq!(named(&HeaderMap::new()).unwrap(), None);
-        assert_eq!(
-            named(&header("Basic cm9vdDo=")).unwrap().as_deref(),
-            Some("root")
-        );
-        assert_eq!(
-            named(&header("basic cm9vdA==")).unwrap().as_deref(),
-            Some("root")
-        );
+        assert_eq!(named(&header("Basic cm9vdDo=")).unwrap().as_deref(), Some("root"));
+        assert_eq!(named(&header("basic cm9vdA==")).unwrap().as_deref(), Some("root"));
         assert_eq!(named(&header("Basic Og==")).unwrap(), None);
         assert_eq!(named(&header("Bearer abc")).unwrap(), None);
         assert!(named(&header("Basic ???")).is_err());

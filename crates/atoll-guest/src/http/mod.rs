@@ -55,19 +55,10 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(settings: Arc<Settings>, table: Arc<Table>, machine: bool) -> Self {
-        let process = Arc::new(ProcessService {
-            table: Arc::clone(&table),
-            settings: Arc::clone(&settings),
-        });
+        let process = Arc::new(ProcessService { table: Arc::clone(&table), settings: Arc::clone(&settings) });
         let filesystem = Arc::new(FilesystemService::new(Arc::clone(&settings)));
         let router = filesystem.register(process.register(Router::new()));
-        Self {
-            settings,
-            table,
-            machine,
-            meter: system::Meter::default(),
-            rpc: ConnectRpcService::new(router),
-        }
+        Self { settings, table, machine, meter: system::Meter::default(), rpc: ConnectRpcService::new(router) }
     }
 }
 
@@ -132,9 +123,7 @@ async fn answer(app: Arc<App>, request: Request<Incoming>) -> Reply {
 /// A Connect call, once the token is right.
 async fn call(app: &App, request: Request<Incoming>) -> Reply {
     if let Err(error) = identity::check(&app.settings, request.headers()) {
-        return ConnectError::from(error)
-            .into_http_response(request.headers())
-            .map(Body::new);
+        return ConnectError::from(error).into_http_response(request.headers()).map(Body::new);
     }
     match app.rpc.clone().call(request).await {
         Ok(response) => response.map(Body::new),

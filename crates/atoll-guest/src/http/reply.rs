@@ -57,10 +57,7 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     let body = serde_json::to_vec(value).unwrap_or_default();
     let mut reply = Response::new(Body::full(body));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     reply
 }
 
@@ -79,17 +76,9 @@ pub(crate) fn error(error: &AgentError) -> Reply {
         message: String,
     }
     let status = error.status();
-    let mut reply = json(
-        status,
-        &Wire {
-            code: status.as_u16(),
-            message: error.to_string(),
-        },
-    );
+    let mut reply = json(status, &Wire { code: status.as_u16(), message: error.to_string() });
     if let Some(reason) = error.reason() {
-        reply
-            .headers_mut()
-            .insert(REASON, header::HeaderValue::from_static(reason));
+        reply.headers_mut().insert(REASON, header::HeaderValue::from_static(reason));
     }
     reply
 }

@@ -27,10 +27,7 @@ const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Says that the agent is there.
 pub(crate) fn health() -> Reply {
-    reply::json(
-        StatusCode::OK,
-        &serde_json::json!({ "version": ENVD_VERSION }),
-    )
+    reply::json(StatusCode::OK, &serde_json::json!({ "version": ENVD_VERSION }))
 }
 
 /// What every process gets by default.
@@ -62,9 +59,8 @@ pub(crate) async fn init(app: &App, request: Request<Incoming>) -> Result<Reply,
         .map_err(|_| AgentError::Invalid(format!("/init takes at most {INIT_BYTES} bytes")))?
         .to_bytes();
     // serde's text could quote a secret.
-    let init: Init = serde_json::from_slice(&body).map_err(|_| {
-        AgentError::Invalid("the body of /init is not the JSON it should be".into())
-    })?;
+    let init: Init = serde_json::from_slice(&body)
+        .map_err(|_| AgentError::Invalid("the body of /init is not the JSON it should be".into()))?;
     init.check()?;
     // Again: while the body came, somebody else may have been first.
     may_init_with(app, &parts.headers)?;
@@ -96,57 +92,33 @@ fn may_init_with(app: &App, headers: &http::HeaderMap) -> Result<(), AgentError>
 impl Init {
     fn check(&self) -> Result<(), AgentError> {
         let wrong = |text: &str| Err(AgentError::Invalid(text.to_owned()));
-        if self
-            .access_token
-            .as_ref()
-            .is_some_and(|token| !(16..=512).contains(&token.len()))
-        {
+        if self.access_token.as_ref().is_some_and(|token| !(16..=512).contains(&token.len())) {
             return wrong("accessToken must have 16 to 512 bytes");
         }
-        if self
-            .hostname
-            .as_ref()
-            .is_some_and(|name| !repair::is_hostname(name))
-        {
+        if self.hostname.as_ref().is_some_and(|name| !repair::is_hostname(name)) {
             return wrong("hostname must be 1 to 63 letters, digits or inner dashes");
         }
-        if self
-            .machine_id
-            .as_ref()
-            .is_some_and(|id| !repair::is_machine_id(id))
-        {
+        if self.machine_id.as_ref().is_some_and(|id| !repair::is_machine_id(id)) {
             return wrong("machineId must be 32 lower-case hex digits");
         }
         let named = |key: &String| !key.is_empty() && !key.contains(['=', '\0']);
         let envs = self.env_vars.iter().flatten();
-        if !envs
-            .clone()
-            .all(|(key, value)| named(key) && !value.contains('\0'))
-        {
-            return wrong(
-                "envVars: a name is not empty and holds no `=`; nothing holds a NUL byte",
-            );
+        if !envs.clone().all(|(key, value)| named(key) && !value.contains('\0')) {
+            return wrong("envVars: a name is not empty and holds no `=`; nothing holds a NUL byte");
         }
         Ok(())
     }
 
     fn repair(&self, first: bool) -> Result<(), AgentError> {
         if let Some(nanoseconds) = self.timestamp_ns {
-            repair::set_clock(nanoseconds)
-                .map_err(|error| AgentError::io("setting the clock", error))?;
+            repair::set_clock(nanoseconds).map_err(|error| AgentError::io("setting the clock", error))?;
         }
         if let Some(entropy) = &self.entropy {
-            let entropy = STANDARD
-                .decode(entropy)
-                .map_err(|_| AgentError::Invalid("entropy is not base64".into()))?;
-            repair::add_entropy(&entropy)
-                .map_err(|error| AgentError::io("adding entropy", error))?;
+            let entropy = STANDARD.decode(entropy).map_err(|_| AgentError::Invalid("entropy is not base64".into()))?;
+            repair::add_entropy(&entropy).map_err(|error| AgentError::io("adding entropy", error))?;
         }
         if first || self.machine_id.is_some() {
-            tolerate_full_disk(
-                repair::set_machine_id(self.machine_id.as_deref()),
-                "machine id",
-            )?;
+            tolerate_full_disk(repair::set_machine_id(self.machine_id.as_deref()), "machine id")?;
         }
         if let Some(hostname) = &self.hostname {
             tolerate_full_disk(repair::set_hostname(hostname), "host name")?;
@@ -230,21 +202,16 @@ pub(crate) async fn metrics(app: &App, request: &Request<Incoming>) -> Result<Re
         disk_total: u64,
     }
     identity::check(&app.settings, request.headers())?;
-    let read = |path: &str| {
-        fs::read_to_string(path).map_err(|error| AgentError::io(format!("reading {path}"), error))
-    };
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| AgentError::io(format!("reading {path}"), error));
     let meminfo = read("/proc/meminfo")?;
     let total = memory_line(&meminfo, "MemTotal");
     let used = total.saturating_sub(memory_line(&meminfo, "MemAvailable"));
-    let disk = nix::sys::statvfs::statvfs("/")
-        .map_err(|error| AgentError::io("measuring the disk", error.into()))?;
+    let disk = nix::sys::statvfs::statvfs("/").map_err(|error| AgentError::io("measuring the disk", error.into()))?;
     let blocks = disk.fragment_size();
     Ok(reply::json(
         StatusCode::OK,
         &Metrics {
-            ts: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            ts: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             cpu_count: std::thread::available_parallelism().map_or(1, usize::from),
             cpu_used_pct: app.meter.used(&read("/proc/stat")?),
             mem_total_mib: total >> 20,

@@ -1,9 +1,6 @@
 //! A child by its pidfd: told when it ends, reaped exactly once, and never anybody
 //! else's child.
-#![expect(
-    unsafe_code,
-    reason = "pidfd_open, waitid, waitpid and the terminal's ioctls"
-)]
+#![expect(unsafe_code, reason = "pidfd_open, waitid, waitpid and the terminal's ioctls")]
 
 use std::{
     io,
@@ -67,10 +64,7 @@ impl Child {
         }
         // SAFETY: the kernel just gave this descriptor to us alone.
         let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
-        Ok(Self {
-            pid,
-            pidfd: watched(pidfd, Interest::READABLE)?,
-        })
+        Ok(Self { pid, pidfd: watched(pidfd, Interest::READABLE)? })
     }
 
     /// Waits for its end without reaping it: until [`reap`], its pid stays its own.
@@ -119,8 +113,7 @@ pub(crate) fn reap(pid: libc::pid_t) {
         let mut status = 0;
         // SAFETY: `status` is a valid place for the answer.
         let reaped = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-        let interrupted =
-            reaped < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
+        let interrupted = reaped < 0 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
         if !interrupted {
             return;
         }
@@ -131,11 +124,7 @@ pub(crate) fn reap(pid: libc::pid_t) {
 pub(crate) fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
     let leader = libc::pid_t::try_from(leader).map_err(io::Error::other)?;
     // SAFETY: a system call without pointers.
-    if unsafe { libc::killpg(leader, signal) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if unsafe { libc::killpg(leader, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Opens a terminal: the side that the agent keeps, and the side for the child.
@@ -153,11 +142,7 @@ pub(crate) fn open_terminal(cols: u16, rows: u16, owner: u32) -> io::Result<(Own
         if libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) != 0 {
             return Err(io::Error::last_os_error());
         }
-        let slave = libc::ioctl(
-            master.as_raw_fd(),
-            libc::TIOCGPTPEER,
-            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
-        );
+        let slave = libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
         if slave < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -172,12 +157,7 @@ pub(crate) fn open_terminal(cols: u16, rows: u16, owner: u32) -> io::Result<(Own
 
 /// Changes a terminal's size; its foreground group is told by the kernel.
 pub(crate) fn resize(master: &OwnedFd, cols: u16, rows: u16) -> io::Result<()> {
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: cols,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: `size` is valid for the call.
     if unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } == 0 {
         Ok(())

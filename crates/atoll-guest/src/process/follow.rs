@@ -44,11 +44,7 @@ pub(crate) fn follow(
     reader: Reader,
     wishes: Wishes,
 ) -> impl Stream<Item = Result<ProcessEvent, ConnectError>> + Send + 'static {
-    let follow = Follow {
-        reader,
-        wishes,
-        phase: Phase::Start,
-    };
+    let follow = Follow { reader, wishes, phase: Phase::Start };
     futures_util::stream::unfold(follow, |mut follow| async move {
         let item = follow.next().await?;
         Some((item, follow))
@@ -103,16 +99,8 @@ impl Follow {
 
     fn output(&self, piece: Piece) -> ProcessEvent {
         match piece {
-            Piece::Gap { offset, bytes } => event(events::GapEvent {
-                bytes,
-                offset,
-                ..Default::default()
-            }),
-            Piece::Data {
-                source,
-                offset,
-                bytes,
-            } => event(events::DataEvent {
+            Piece::Gap { offset, bytes } => event(events::GapEvent { bytes, offset, ..Default::default() }),
+            Piece::Data { source, offset, bytes } => event(events::DataEvent {
                 output: Some(match source {
                     Source::Stdout => Output::Stdout(bytes),
                     Source::Stderr => Output::Stderr(bytes),
@@ -149,8 +137,5 @@ impl Follow {
 }
 
 fn event(event: impl Into<Event>) -> ProcessEvent {
-    ProcessEvent {
-        event: Some(event.into()),
-        ..Default::default()
-    }
+    ProcessEvent { event: Some(event.into()), ..Default::default() }
 }

@@ -65,11 +65,7 @@ pub(crate) const REPORT: usize = 5;
 
 /// Null-terminated pointers for exec. They point into the strings they were made of.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// Forks. Gives the child's pid at once; `report` gets [`REPORT`] bytes if it fails.
@@ -172,10 +168,7 @@ unsafe fn prepare(launch: &Launch) -> Result<(), c_int> {
         }
         be_killable();
         libc::umask(0o022);
-        let files = libc::rlimit {
-            rlim_cur: 1024,
-            rlim_max: 524_288,
-        };
+        let files = libc::rlimit { rlim_cur: 1024, rlim_max: 524_288 };
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -192,10 +185,7 @@ unsafe fn prepare(launch: &Launch) -> Result<(), c_int> {
 unsafe fn be_killable() {
     // SAFETY: system calls on constant strings.
     unsafe {
-        let file = libc::open(
-            c"/proc/self/oom_score_adj".as_ptr(),
-            libc::O_WRONLY | libc::O_CLOEXEC,
-        );
+        let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if file >= 0 {
             libc::write(file, c"100".as_ptr().cast(), 3);
             libc::close(file);
@@ -210,11 +200,7 @@ unsafe fn be_killable() {
 unsafe fn become_user(launch: &Launch) -> Result<(), c_int> {
     // SAFETY: system calls on prepared memory.
     unsafe {
-        let set = libc::syscall(
-            libc::SYS_setgroups,
-            launch.groups.len(),
-            launch.groups.as_ptr(),
-        );
+        let set = libc::syscall(libc::SYS_setgroups, launch.groups.len(), launch.groups.as_ptr());
         if set != 0 {
             return Err(errno());
         }

@@ -85,13 +85,7 @@ struct Mark {
 }
 
 impl Record {
-    pub(crate) fn new(
-        pid: u32,
-        tag: Option<String>,
-        config: Config,
-        input: Input,
-        capacity: usize,
-    ) -> Self {
+    pub(crate) fn new(pid: u32, tag: Option<String>, config: Config, input: Input, capacity: usize) -> Self {
         Self {
             pid,
             tag,
@@ -206,12 +200,7 @@ impl Record {
         let at = offset.map_or(end, |offset| offset.min(end));
         shared.readers.insert(id, Mark { at, stalled: false });
         drop(shared);
-        Reader {
-            record: Arc::clone(self),
-            changed,
-            id,
-            at,
-        }
+        Reader { record: Arc::clone(self), changed, id, at }
     }
 
     /// Signals the process's whole group, as long as it has not been reaped.
@@ -231,21 +220,15 @@ impl Record {
     /// Changes the terminal's size.
     pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<(), AgentError> {
         let Input::Terminal(master) = &self.input else {
-            return Err(AgentError::Conflict(format!(
-                "process {} has no terminal",
-                self.pid
-            )));
+            return Err(AgentError::Conflict(format!("process {} has no terminal", self.pid)));
         };
-        child::resize(master.get_ref(), cols, rows)
-            .map_err(|source| AgentError::io("resizing the terminal", source))
+        child::resize(master.get_ref(), cols, rows).map_err(|source| AgentError::io("resizing the terminal", source))
     }
 
     /// Writes input, all of it, waiting as long as the process does not read.
     pub(crate) async fn write(&self, bytes: &[u8], terminal: bool) -> Result<(), AgentError> {
-        let failed = |source| AgentError::Io {
-            what: format!("process {} no longer reads its input", self.pid),
-            source,
-        };
+        let failed =
+            |source| AgentError::Io { what: format!("process {} no longer reads its input", self.pid), source };
         match (&self.input, terminal) {
             (Input::Terminal(master), true) => write_all(master, bytes).await.map_err(failed),
             (Input::Pipe(pipe), false) => match pipe.lock().await.as_ref() {
@@ -253,14 +236,10 @@ impl Record {
                 None => Err(self.no_stdin()),
             },
             (Input::None, false) => Err(self.no_stdin()),
-            (Input::Terminal(_), false) => Err(AgentError::Conflict(format!(
-                "process {} has a terminal; send `pty` input",
-                self.pid
-            ))),
-            (_, true) => Err(AgentError::Conflict(format!(
-                "process {} has no terminal",
-                self.pid
-            ))),
+            (Input::Terminal(_), false) => {
+                Err(AgentError::Conflict(format!("process {} has a terminal; send `pty` input", self.pid)))
+            }
+            (_, true) => Err(AgentError::Conflict(format!("process {} has no terminal", self.pid))),
         }
     }
 
@@ -276,10 +255,9 @@ impl Record {
                 Ok(())
             }
             Input::None => Ok(()),
-            Input::Terminal(_) => Err(AgentError::Conflict(format!(
-                "process {} has a terminal, which has no input to close",
-                self.pid
-            ))),
+            Input::Terminal(_) => {
+                Err(AgentError::Conflict(format!("process {} has a terminal, which has no input to close", self.pid)))
+            }
         }
     }
 }
@@ -287,9 +265,7 @@ impl Record {
 async fn write_all(target: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let mut guard = target.writable().await?;
-        match guard
-            .try_io(|target| nix::unistd::write(target.get_ref(), bytes).map_err(io::Error::from))
-        {
+        match guard.try_io(|target| nix::unistd::write(target.get_ref(), bytes).map_err(io::Error::from)) {
             Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(Ok(written)) => bytes = &bytes[written..],
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -21,15 +21,8 @@ pub(crate) enum Source {
 /// What a reader gets next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    Data {
-        source: Source,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    Gap {
-        offset: u64,
-        bytes: u64,
-    },
+    Data { source: Source, offset: u64, bytes: Vec<u8> },
+    Gap { offset: u64, bytes: u64 },
 }
 
 impl Piece {
@@ -59,12 +52,7 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring that keeps at least the last `capacity` bytes.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            chunks: VecDeque::new(),
-            held: 0,
-            end: 0,
-            capacity,
-        }
+        Self { chunks: VecDeque::new(), held: 0, end: 0, capacity }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -92,11 +80,7 @@ impl Ring {
                 _ => 0,
             };
             if room == 0 {
-                self.chunks.push_back(Chunk {
-                    source,
-                    offset: self.end,
-                    bytes: Vec::new(),
-                });
+                self.chunks.push_back(Chunk { source, offset: self.end, bytes: Vec::new() });
                 continue;
             }
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -128,22 +112,12 @@ impl Ring {
         }
         let oldest = self.oldest();
         if from < oldest {
-            return Some(Piece::Gap {
-                offset: from,
-                bytes: oldest - from,
-            });
+            return Some(Piece::Gap { offset: from, bytes: oldest - from });
         }
-        let index = self
-            .chunks
-            .partition_point(|chunk| chunk.offset <= from)
-            .checked_sub(1)?;
+        let index = self.chunks.partition_point(|chunk| chunk.offset <= from).checked_sub(1)?;
         let chunk = self.chunks.get(index)?;
         let skip = usize::try_from(from - chunk.offset).ok()?;
-        Some(Piece::Data {
-            source: chunk.source,
-            offset: from,
-            bytes: chunk.bytes.get(skip..)?.to_vec(),
-        })
+        Some(Piece::Data { source: chunk.source, offset: from, bytes: chunk.bytes.get(skip..)?.to_vec() })
     }
 }
 
@@ -169,22 +143,8 @@ mod tests {
         ring.push(Source::Stdout, b"ab");
         ring.push(Source::Stdout, b"cd");
         ring.push(Source::Stderr, b"ef");
-        assert_eq!(
-            ring.read(0),
-            Some(Piece::Data {
-                source: Source::Stdout,
-                offset: 0,
-                bytes: b"abcd".to_vec()
-            })
-        );
-        assert_eq!(
-            ring.read(5),
-            Some(Piece::Data {
-                source: Source::Stderr,
-                offset: 5,
-                bytes: b"f".to_vec()
-            })
-        );
+        assert_eq!(ring.read(0), Some(Piece::Data { source: Source::Stdout, offset: 0, bytes: b"abcd".to_vec() }));
+        assert_eq!(ring.read(5), Some(Piece::Data { source: Source::Stderr, offset: 5, bytes: b"f".to_vec() }));
         assert_eq!(ring.read(6), None);
         assert_eq!(ring.read(700), None);
     }

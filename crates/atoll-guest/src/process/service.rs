@@ -6,10 +6,7 @@ use atoll_proto::process::{
     self as wire,
     __buffa::oneof::{process_input, process_selector, stream_input_request},
 };
-use connectrpc::{
-    ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult,
-    ServiceStream,
-};
+use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures_util::StreamExt;
 
 use super::{
@@ -30,9 +27,7 @@ fn selector(selector: wire::ProcessSelector) -> Result<Selector, AgentError> {
     match selector.selector {
         Some(process_selector::Selector::Pid(pid)) => Ok(Selector::Pid(pid)),
         Some(process_selector::Selector::Tag(tag)) => Ok(Selector::Tag(tag)),
-        None => Err(AgentError::Invalid(
-            "process names neither pid nor tag".into(),
-        )),
+        None => Err(AgentError::Invalid("process names neither pid nor tag".into())),
     }
 }
 
@@ -63,11 +58,7 @@ fn to_info(record: &Record) -> wire::ProcessInfo {
 }
 
 impl ProcessService {
-    fn request(
-        &self,
-        ctx: &RequestContext,
-        start: wire::StartRequest,
-    ) -> Result<Request, AgentError> {
+    fn request(&self, ctx: &RequestContext, start: wire::StartRequest) -> Result<Request, AgentError> {
         let config = start.process.into_option().unwrap_or_default();
         Ok(Request {
             config: Config {
@@ -84,17 +75,11 @@ impl ProcessService {
         })
     }
 
-    async fn input(
-        &self,
-        record: &Record,
-        input: Option<wire::ProcessInput>,
-    ) -> Result<(), AgentError> {
+    async fn input(&self, record: &Record, input: Option<wire::ProcessInput>) -> Result<(), AgentError> {
         match input.and_then(|input| input.input) {
             Some(process_input::Input::Stdin(bytes)) => record.write(&bytes, false).await,
             Some(process_input::Input::Pty(bytes)) => record.write(&bytes, true).await,
-            None => Err(AgentError::Invalid(
-                "input holds neither stdin nor pty".into(),
-            )),
+            None => Err(AgentError::Invalid("input holds neither stdin nor pty".into())),
         }
     }
 }
@@ -130,19 +115,11 @@ impl wire::Process for ProcessService {
             .map_err(|_| ConnectError::internal("starting the process was interrupted"))??;
         let events = follow(
             started.reader(Some(0)),
-            Wishes {
-                offsets,
-                keepalive: identity::keepalive(&ctx),
-                deadline: None,
-                owns_deadline: true,
-            },
+            Wishes { offsets, keepalive: identity::keepalive(&ctx), deadline: None, owns_deadline: true },
         );
-        Ok(Response::stream(events.map(|event| {
-            event.map(|event| wire::StartResponse {
-                event: event.into(),
-                ..Default::default()
-            })
-        })))
+        Ok(Response::stream(
+            events.map(|event| event.map(|event| wire::StartResponse { event: event.into(), ..Default::default() })),
+        ))
     }
 
     async fn connect(
@@ -151,9 +128,7 @@ impl wire::Process for ProcessService {
         request: ServiceRequest<'_, wire::ConnectRequest>,
     ) -> ServiceResult<ServiceStream<wire::ConnectResponse>> {
         let message = request.to_owned_message();
-        let record = self.table.find(&selector(
-            message.process.into_option().unwrap_or_default(),
-        )?)?;
+        let record = self.table.find(&selector(message.process.into_option().unwrap_or_default())?)?;
         let events = follow(
             record.reader(message.offset),
             Wishes {
@@ -163,12 +138,9 @@ impl wire::Process for ProcessService {
                 owns_deadline: false,
             },
         );
-        Ok(Response::stream(events.map(|event| {
-            event.map(|event| wire::ConnectResponse {
-                event: event.into(),
-                ..Default::default()
-            })
-        })))
+        Ok(Response::stream(
+            events.map(|event| event.map(|event| wire::ConnectResponse { event: event.into(), ..Default::default() })),
+        ))
     }
 
     async fn update(
@@ -200,9 +172,9 @@ impl wire::Process for ProcessService {
                     record = Some(self.table.find_running(&selector)?);
                 }
                 Some(Event::Data(data)) => {
-                    let record = record.as_ref().ok_or_else(|| {
-                        AgentError::Invalid("the first message must be `start`".into())
-                    })?;
+                    let record = record
+                        .as_ref()
+                        .ok_or_else(|| AgentError::Invalid("the first message must be `start`".into()))?;
                     self.input(record, data.input.into_option()).await?;
                 }
                 Some(Event::Keepalive(_)) | None => {}
@@ -231,10 +203,9 @@ impl wire::Process for ProcessService {
         let message = request.to_owned_message();
         let signal = message.signal.to_i32();
         if !(1..=64).contains(&signal) {
-            return Err(AgentError::Invalid(format!(
-                "signal {signal} does not exist; use 1 to 64, such as 15 or 9"
-            ))
-            .into());
+            return Err(
+                AgentError::Invalid(format!("signal {signal} does not exist; use 1 to 64, such as 15 or 9")).into()
+            );
         }
         let selector = selector(message.process.into_option().unwrap_or_default())?;
         self.table.find_running(&selector)?.signal(signal)?;

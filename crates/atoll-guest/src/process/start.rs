@@ -52,11 +52,7 @@ pub(crate) async fn start(
     let launch = Launch {
         candidates: candidates(&request.config.cmd, &environment)?,
         arguments: arguments(&request.config)?,
-        environment: strings(
-            environment
-                .iter()
-                .map(|(key, value)| format!("{key}={value}")),
-        )?,
+        environment: strings(environment.iter().map(|(key, value)| format!("{key}={value}")))?,
         cwd: string(cwd.to_string_lossy().into_owned())?,
         uid: request.user.uid,
         gid: request.user.gid,
@@ -67,13 +63,7 @@ pub(crate) async fn start(
     };
     let (child, pid) = run(&launch, &request.config, &cwd).await?;
     drop(launch);
-    let record = Arc::new(Record::new(
-        pid,
-        request.tag,
-        request.config,
-        stdio.input,
-        capacity,
-    ));
+    let record = Arc::new(Record::new(pid, request.tag, request.config, stdio.input, capacity));
     table.add(Arc::clone(&record));
     table.tasks.spawn(tend::tend(Tended {
         table: Arc::clone(table),
@@ -95,11 +85,7 @@ async fn run(launch: &Launch, config: &Config, cwd: &Path) -> Result<(Child, u32
     let child = Child::new(pid);
     let mut report = Vec::new();
     let outcome = match tokio::net::unix::pipe::Receiver::from_owned_fd(read) {
-        Ok(read) => read
-            .take(launch::REPORT as u64)
-            .read_to_end(&mut report)
-            .await
-            .map(drop),
+        Ok(read) => read.take(launch::REPORT as u64).read_to_end(&mut report).await.map(drop),
         Err(error) => Err(error),
     };
     let problem = match outcome {
@@ -112,9 +98,7 @@ async fn run(launch: &Launch, config: &Config, cwd: &Path) -> Result<(Child, u32
             // It is ending by itself, or nobody could own it.
             let _ = child::signal_group(pid.unsigned_abs(), libc::SIGKILL);
             child::reap(pid);
-            Err(problem.unwrap_or_else(|| {
-                failed(child.err().unwrap_or_else(|| io::Error::other("bad pid")))
-            }))
+            Err(problem.unwrap_or_else(|| failed(child.err().unwrap_or_else(|| io::Error::other("bad pid")))))
         }
     }
 }
@@ -159,21 +143,12 @@ fn directory(settings: &Settings, request: &Request) -> Result<PathBuf, AgentErr
     }
     let default = settings.workdir().unwrap_or_default();
     let default = paths::resolve(&default, &request.user)?;
-    Ok(if default.is_dir() {
-        default
-    } else {
-        PathBuf::from("/")
-    })
+    Ok(if default.is_dir() { default } else { PathBuf::from("/") })
 }
 
-fn candidates(
-    cmd: &str,
-    environment: &BTreeMap<String, String>,
-) -> Result<Vec<CString>, AgentError> {
+fn candidates(cmd: &str, environment: &BTreeMap<String, String>) -> Result<Vec<CString>, AgentError> {
     if cmd.is_empty() {
-        return Err(AgentError::Invalid(
-            "process.cmd is empty; name a program".into(),
-        ));
+        return Err(AgentError::Invalid("process.cmd is empty; name a program".into()));
     }
     if cmd.contains('/') {
         return Ok(vec![string(cmd.to_owned())?]);
@@ -194,9 +169,8 @@ fn strings(strings: impl Iterator<Item = String>) -> Result<Vec<CString>, AgentE
 }
 
 fn string(text: String) -> Result<CString, AgentError> {
-    CString::new(text).map_err(|_| {
-        AgentError::Invalid("command, argument, environment or directory holds a NUL byte".into())
-    })
+    CString::new(text)
+        .map_err(|_| AgentError::Invalid("command, argument, environment or directory holds a NUL byte".into()))
 }
 
 /// Both sides of a child's descriptors.
@@ -229,14 +203,8 @@ impl Stdio {
             child: [child_in, out_write, err_write],
             input,
             outputs: vec![
-                Output::new(
-                    Source::Stdout,
-                    Arc::new(watched(out_read, Interest::READABLE)?),
-                ),
-                Output::new(
-                    Source::Stderr,
-                    Arc::new(watched(err_read, Interest::READABLE)?),
-                ),
+                Output::new(Source::Stdout, Arc::new(watched(out_read, Interest::READABLE)?)),
+                Output::new(Source::Stderr, Arc::new(watched(err_read, Interest::READABLE)?)),
             ],
         })
     }

@@ -71,9 +71,7 @@ impl Table {
     pub(crate) fn admit(&self) -> Result<usize, AgentError> {
         let running = self.lock().running.len();
         if running >= RUNNING_LIMIT {
-            return Err(AgentError::Limit(format!(
-                "{RUNNING_LIMIT} processes run already; wait for one or kill one"
-            )));
+            return Err(AgentError::Limit(format!("{RUNNING_LIMIT} processes run already; wait for one or kill one")));
         }
         self.ever.store(true, Ordering::Relaxed);
         Ok((self.budget / (running + 1)).clamp(RING_LEAST, RING_MOST))
@@ -101,9 +99,7 @@ impl Table {
 
     /// Forgets an ended process.
     pub(crate) fn forget(&self, record: &Arc<Record>) {
-        self.lock()
-            .ended
-            .retain(|ended| !Arc::ptr_eq(ended, record));
+        self.lock().ended.retain(|ended| !Arc::ptr_eq(ended, record));
     }
 
     /// The processes that run.

@@ -52,24 +52,13 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(source: Source, fd: Arc<AsyncFd<OwnedFd>>) -> Self {
-        Self {
-            source,
-            fd,
-            open: true,
-        }
+        Self { source, fd, open: true }
     }
 }
 
 /// Owns a process from its start to the moment nobody asks about it any more.
 pub(crate) async fn tend(tended: Tended) {
-    let Tended {
-        table,
-        record,
-        child,
-        outputs,
-        deadline,
-        group,
-    } = tended;
+    let Tended { table, record, child, outputs, deadline, group } = tended;
     let copied = Arc::clone(&record);
     let mut copying = std::pin::pin!(copy(outputs, &copied));
     let mut copied_all = false;
@@ -95,10 +84,7 @@ pub(crate) async fn tend(tended: Tended) {
         copied_all = wait_for_eof(copying.as_mut(), &record).await;
     }
     let killed = exit == Exit::Signal(libc::SIGKILL);
-    record.finish(End {
-        exit,
-        timed_out: timed_out && killed,
-    });
+    record.finish(End { exit, timed_out: timed_out && killed });
     table.end(&record);
     if let Some(group) = group {
         table.groups.leave(group);
@@ -162,8 +148,7 @@ async fn read_any(outputs: &mut [Output], buffer: &mut [u8]) -> Option<(Source, 
                     output.open = false;
                     break;
                 };
-                let read = guard
-                    .try_io(|fd| nix::unistd::read(fd.get_ref(), buffer).map_err(io::Error::from));
+                let read = guard.try_io(|fd| nix::unistd::read(fd.get_ref(), buffer).map_err(io::Error::from));
                 match read {
                     Ok(Ok(0)) => output.open = false,
                     Ok(Ok(length)) => return Poll::Ready(Some((output.source, length))),
@@ -175,11 +160,7 @@ async fn read_any(outputs: &mut [Output], buffer: &mut [u8]) -> Option<(Source, 
                 break;
             }
         }
-        if outputs.iter().any(|output| output.open) {
-            Poll::Pending
-        } else {
-            Poll::Ready(None)
-        }
+        if outputs.iter().any(|output| output.open) { Poll::Pending } else { Poll::Ready(None) }
     })
     .await
 }

@@ -25,8 +25,7 @@ struct Answer {
 
 impl Answer {
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The frames of a stream, each with its flag.
@@ -45,13 +44,8 @@ impl Answer {
 /// One request on a connection of its own.
 fn request(agent: &Agent, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(&agent.address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    let mut head = format!(
-        "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut head = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.extend([name, ": ", value, "\r\n"]);
     }
@@ -59,36 +53,19 @@ fn request(agent: &Agent, line: &str, headers: &[(&str, &str)], body: &[u8]) -> 
     stream.write_all(body).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
-    let split = answer
-        .windows(4)
-        .position(|part| part == b"\r\n\r\n")
-        .unwrap();
+    let split = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap();
     let head = String::from_utf8(answer[..split].to_vec()).unwrap();
     let mut lines = head.split("\r\n");
-    let status = lines
-        .next()
-        .unwrap()
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers: BTreeMap<_, _> = lines
         .map(|line| line.split_once(": ").unwrap())
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
     let mut body = answer[split + 4..].to_vec();
-    if headers
-        .get("transfer-encoding")
-        .is_some_and(|coding| coding == "chunked")
-    {
+    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
         body = unchunk(&body);
     }
-    Answer {
-        status,
-        headers,
-        body,
-    }
+    Answer { status, headers, body }
 }
 
 fn unchunk(mut body: &[u8]) -> Vec<u8> {
@@ -107,17 +84,8 @@ fn unchunk(mut body: &[u8]) -> Vec<u8> {
 const ROOT: (&str, &str) = ("Authorization", "Basic cm9vdDo=");
 
 fn call(agent: &Agent, method: &str, message: &Value) -> Answer {
-    let headers = [
-        ROOT,
-        ("Content-Type", "application/json"),
-        ("Connect-Protocol-Version", "1"),
-    ];
-    request(
-        agent,
-        &format!("POST /{method}"),
-        &headers,
-        message.to_string().as_bytes(),
-    )
+    let headers = [ROOT, ("Content-Type", "application/json"), ("Connect-Protocol-Version", "1")];
+    request(agent, &format!("POST /{method}"), &headers, message.to_string().as_bytes())
 }
 
 fn start(agent: &Agent, message: &Value, more: &[(&str, &str)]) -> Answer {
@@ -125,11 +93,7 @@ fn start(agent: &Agent, message: &Value, more: &[(&str, &str)]) -> Answer {
     let mut body = vec![0];
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     body.extend(message.as_bytes());
-    let mut headers = vec![
-        ROOT,
-        ("Content-Type", "application/connect+json"),
-        ("Connect-Protocol-Version", "1"),
-    ];
+    let mut headers = vec![ROOT, ("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")];
     headers.extend(more);
     request(agent, "POST /process.Process/Start", &headers, &body)
 }
@@ -145,16 +109,10 @@ fn a_json_stream_holds_nothing_that_was_not_asked_for() {
     let frames = answer.frames();
     let pid = frames[0].1["event"]["start"]["pid"].as_u64().unwrap();
     assert_eq!(frames[0], (0, json!({"event": {"start": {"pid": pid}}})));
-    assert_eq!(
-        frames[1],
-        (0, json!({"event": {"data": {"stdout": "aGk="}}}))
-    );
+    assert_eq!(frames[1], (0, json!({"event": {"data": {"stdout": "aGk="}}})));
     assert_eq!(
         frames[2],
-        (
-            0,
-            json!({"event": {"end": {"exitCode": 137, "status": "signal: killed", "error": "signal: killed"}}})
-        )
+        (0, json!({"event": {"end": {"exitCode": 137, "status": "signal: killed", "error": "signal: killed"}}}))
     );
     assert_eq!(frames[3], (2, json!({})));
     assert_eq!(frames.len(), 4);
@@ -166,43 +124,20 @@ fn a_deadline_in_a_header_is_an_error_at_the_end_of_the_stream() {
     let message = json!({"process": {"cmd": "sleep", "args": ["1000"]}});
     let frames = start(&agent, &message, &[("Connect-Timeout-Ms", "300")]).frames();
     let (flag, end) = frames.last().unwrap();
-    assert_eq!(
-        (*flag, end["error"]["code"].as_str()),
-        (2, Some("deadline_exceeded")),
-        "{end}"
-    );
+    assert_eq!((*flag, end["error"]["code"].as_str()), (2, Some("deadline_exceeded")), "{end}");
 }
 
 #[test]
 fn unary_errors_are_http_errors_with_json() {
     let agent = Agent::start();
-    let answer = call(
-        &agent,
-        "filesystem.Filesystem/Stat",
-        &json!({"path": "/no/such"}),
-    );
-    assert_eq!(
-        (answer.status, answer.json()["code"].as_str()),
-        (404, Some("not_found"))
-    );
-    let answer = call(
-        &agent,
-        "process.Process/SendSignal",
-        &json!({"process": {"pid": 1}, "signal": "SIGNAL_SIGKILL"}),
-    );
-    assert_eq!(
-        (answer.status, answer.json()["code"].as_str()),
-        (404, Some("not_found")),
-        "PID 1 is not ours"
-    );
+    let answer = call(&agent, "filesystem.Filesystem/Stat", &json!({"path": "/no/such"}));
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (404, Some("not_found")));
+    let answer =
+        call(&agent, "process.Process/SendSignal", &json!({"process": {"pid": 1}, "signal": "SIGNAL_SIGKILL"}));
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (404, Some("not_found")), "PID 1 is not ours");
     let answer = call(&agent, "process.Process/NoSuchMethod", &json!({}));
     assert_eq!(answer.status, 404);
-    let answer = request(
-        &agent,
-        "POST /process.Process/List",
-        &[("Content-Type", "application/json")],
-        b"{nonsense",
-    );
+    let answer = request(&agent, "POST /process.Process/List", &[("Content-Type", "application/json")], b"{nonsense");
     assert_eq!(answer.status, 400);
 }
 
@@ -215,12 +150,7 @@ fn forms_write_one_file_or_many() {
          --B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{two}\"\r\n\r\nsecond\r\n--B--\r\n"
     );
     let headers = [("Content-Type", "multipart/form-data; boundary=B")];
-    let answer = request(
-        &agent,
-        "POST /files?username=root",
-        &headers,
-        form.as_bytes(),
-    );
+    let answer = request(&agent, "POST /files?username=root", &headers, form.as_bytes());
     assert_eq!(
         answer.json(),
         json!([{"path": one, "name": "one", "type": "file"}, {"path": two, "name": "two", "type": "file"}])
@@ -229,17 +159,9 @@ fn forms_write_one_file_or_many() {
     assert_eq!(std::fs::read(&two).unwrap(), b"second");
     // With `path` in the query, the name in the form does not count.
     let target = format!("POST /files?username=root&path={}", agent.path("three"));
-    assert_eq!(
-        request(&agent, &target, &headers, form.as_bytes()).status,
-        200
-    );
+    assert_eq!(request(&agent, &target, &headers, form.as_bytes()).status, 200);
     assert_eq!(std::fs::read(agent.path("three")).unwrap(), b"second");
-    let answer = request(
-        &agent,
-        "POST /files?username=root",
-        &headers,
-        &form.as_bytes()[..90],
-    );
+    let answer = request(&agent, "POST /files?username=root", &headers, &form.as_bytes()[..90]);
     assert_eq!(answer.status, 400);
 }
 
@@ -252,10 +174,7 @@ fn gzip_goes_both_ways() {
     let packed = packer.finish().unwrap();
     let path = agent.path("packed");
     let target = format!("POST /files?username=root&path={path}");
-    let headers = [
-        ("Content-Type", "application/octet-stream"),
-        ("Content-Encoding", "gzip"),
-    ];
+    let headers = [("Content-Type", "application/octet-stream"), ("Content-Encoding", "gzip")];
     assert_eq!(request(&agent, &target, &headers, &packed).status, 200);
     assert!(std::fs::read(&path).unwrap() == content);
     for broken in [&packed[..packed.len() / 2], b"no gzip at all"] {
@@ -263,23 +182,13 @@ fn gzip_goes_both_ways() {
     }
     std::fs::write(&path, &content).unwrap();
     let target = format!("GET /files?username=root&path={path}");
-    let answer = request(
-        &agent,
-        &target,
-        &[("Accept-Encoding", "br, gzip;q=0.5")],
-        b"",
-    );
+    let answer = request(&agent, &target, &[("Accept-Encoding", "br, gzip;q=0.5")], b"");
     assert_eq!(answer.headers["content-encoding"], "gzip");
     let mut unpacked = Vec::new();
-    flate2::read::GzDecoder::new(answer.body.as_slice())
-        .read_to_end(&mut unpacked)
-        .unwrap();
+    flate2::read::GzDecoder::new(answer.body.as_slice()).read_to_end(&mut unpacked).unwrap();
     assert!(unpacked == content);
     let answer = request(&agent, &target, &[("Accept-Encoding", "gzip;q=0")], b"");
-    assert_eq!(
-        (answer.headers.get("content-encoding"), answer.body.len()),
-        (None, content.len())
-    );
+    assert_eq!((answer.headers.get("content-encoding"), answer.body.len()), (None, content.len()));
 }
 
 #[tokio::test]
@@ -298,28 +207,12 @@ async fn a_signed_url_opens_one_file_for_one_purpose() {
         request(&agent, &line, &[], b"")
     };
     let answer = get(&sign("read", ""), "");
-    assert_eq!(
-        (answer.status, answer.body.as_slice()),
-        (200, &b"content"[..])
-    );
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"content"[..]));
     let later = "4000000000";
-    assert_eq!(
-        get(
-            &sign("read", &format!(":{later}")),
-            &format!("&signature_expiration={later}")
-        )
-        .status,
-        200
-    );
+    assert_eq!(get(&sign("read", &format!(":{later}")), &format!("&signature_expiration={later}")).status, 200);
     let answer = get(&sign("read", ":1000"), "&signature_expiration=1000");
-    assert_eq!(
-        answer.json(),
-        json!({"code": 401, "message": "signature is already expired"})
-    );
-    assert_eq!(
-        get(&sign("read", ""), &format!("&signature_expiration={later}")).status,
-        401
-    );
+    assert_eq!(answer.json(), json!({"code": 401, "message": "signature is already expired"}));
+    assert_eq!(get(&sign("read", ""), &format!("&signature_expiration={later}")).status, 401);
     assert_eq!(get(&sign("write", ""), "").status, 401);
     assert_eq!(get("v1_nonsense", "").status, 401);
 }
@@ -329,12 +222,7 @@ fn events(agent: &Agent, id: &str, wanted: usize) -> Vec<(String, String)> {
     let until = Instant::now() + Duration::from_secs(10);
     let mut seen = Vec::new();
     while seen.len() < wanted && Instant::now() < until {
-        let answer = call(
-            agent,
-            "filesystem.Filesystem/GetWatcherEvents",
-            &json!({"watcherId": id}),
-        )
-        .json();
+        let answer = call(agent, "filesystem.Filesystem/GetWatcherEvents", &json!({"watcherId": id})).json();
         for event in answer["events"].as_array().into_iter().flatten() {
             let text = |name: &str| event[name].as_str().unwrap_or("").to_owned();
             seen.push((text("name"), text("type")));
@@ -365,12 +253,7 @@ fn a_new_file_is_exactly_three_events() {
     std::fs::remove_file(agent.path("new")).unwrap();
     assert_eq!(
         events(&agent, &id, 4),
-        [
-            event("new", "CREATE"),
-            event("new", "CHMOD"),
-            event("new", "WRITE"),
-            event("new", "REMOVE")
-        ]
+        [event("new", "CREATE"), event("new", "CHMOD"), event("new", "WRITE"), event("new", "REMOVE")]
     );
 }
 
@@ -385,39 +268,18 @@ fn a_watch_follows_what_appears_and_leaves_what_goes() {
     std::fs::write(agent.path("a/b/file"), "").unwrap();
     let mut seen = events(&agent, &id, 3);
     seen.sort();
-    let wanted = [
-        event("a", "CREATE"),
-        event("a/b", "CREATE"),
-        event("a/b/file", "CREATE"),
-    ];
+    let wanted = [event("a", "CREATE"), event("a/b", "CREATE"), event("a/b/file", "CREATE")];
     assert_eq!(seen, wanted, "each once, whether seen or found");
     std::fs::rename(agent.path("a"), agent.path("z")).unwrap();
     let seen = events(&agent, &id, 4);
-    let wanted = [
-        ("a", "RENAME"),
-        ("z", "CREATE"),
-        ("z/b", "CREATE"),
-        ("z/b/file", "CREATE"),
-    ];
+    let wanted = [("a", "RENAME"), ("z", "CREATE"), ("z/b", "CREATE"), ("z/b/file", "CREATE")];
     assert_eq!(seen, wanted.map(|(name, kind)| event(name, kind)));
     std::fs::write(agent.path("z/b/later"), "").unwrap();
     assert_eq!(events(&agent, &id, 1), [event("z/b/later", "CREATE")]);
     std::fs::write(agent.path("z/b/later"), "x").unwrap();
     assert!(events(&agent, &id, 1).contains(&event("z/b/later", "WRITE")));
-    assert_eq!(
-        call(
-            &agent,
-            "filesystem.Filesystem/RemoveWatcher",
-            &json!({"watcherId": id})
-        )
-        .status,
-        200
-    );
-    let gone = call(
-        &agent,
-        "filesystem.Filesystem/GetWatcherEvents",
-        &json!({"watcherId": id}),
-    );
+    assert_eq!(call(&agent, "filesystem.Filesystem/RemoveWatcher", &json!({"watcherId": id})).status, 200);
+    let gone = call(&agent, "filesystem.Filesystem/GetWatcherEvents", &json!({"watcherId": id}));
     assert_eq!(gone.status, 404);
 }
 
@@ -425,17 +287,8 @@ fn a_watch_follows_what_appears_and_leaves_what_goes() {
 fn only_directories_are_watched() {
     let agent = Agent::start();
     std::fs::write(agent.path("file"), "").unwrap();
-    let create = |path: String| {
-        call(
-            &agent,
-            "filesystem.Filesystem/CreateWatcher",
-            &json!({"path": path}),
-        )
-    };
-    assert_eq!(
-        create(agent.path("file")).json()["code"],
-        "invalid_argument"
-    );
+    let create = |path: String| call(&agent, "filesystem.Filesystem/CreateWatcher", &json!({"path": path}));
+    assert_eq!(create(agent.path("file")).json()["code"], "invalid_argument");
     assert_eq!(create(agent.path("missing")).json()["code"], "not_found");
 }
 
@@ -448,32 +301,17 @@ fn nonsense_on_the_wire_costs_the_agent_nothing() {
     assert_eq!(request(&agent, "DELETE /files", &[], b"").status, 405);
     assert_eq!(request(&agent, "POST /init", &[], b"[1,2").status, 400);
     let body = json!({"accessToken": "short"}).to_string();
-    assert_eq!(
-        request(&agent, "POST /init", &[], body.as_bytes()).status,
-        400
-    );
+    assert_eq!(request(&agent, "POST /init", &[], body.as_bytes()).status, 400);
     let mut frame = vec![0, 0xff, 0xff, 0xff, 0xff];
     frame.extend(b"{}");
-    let headers = [
-        ("Content-Type", "application/connect+json"),
-        ("Connect-Protocol-Version", "1"),
-    ];
+    let headers = [("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")];
     let answer = request(&agent, "POST /process.Process/Start", &headers, &frame);
-    assert!(
-        answer
-            .frames()
-            .last()
-            .is_some_and(|(flag, end)| *flag == 2 && end.get("error").is_some())
-    );
+    assert!(answer.frames().last().is_some_and(|(flag, end)| *flag == 2 && end.get("error").is_some()));
     let token = STANDARD.encode("x".repeat(100_000));
     let mut stream = TcpStream::connect(&agent.address).unwrap();
-    let _ = stream
-        .write_all(format!("GET /envs HTTP/1.1\r\nX-Access-Token: {token}\r\n\r\n").as_bytes());
+    let _ = stream.write_all(format!("GET /envs HTTP/1.1\r\nX-Access-Token: {token}\r\n\r\n").as_bytes());
     let mut answer = String::new();
     let _ = stream.read_to_string(&mut answer);
-    assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
-        "{answer}"
-    );
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
     assert_eq!(request(&agent, "GET /health", &[], b"").status, 200);
 }

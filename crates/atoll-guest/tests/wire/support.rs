@@ -7,8 +7,7 @@ use std::{
 };
 
 use atoll_guest_client::{
-    AccessToken, GuestClient, GuestError, InitRequest, Limits, ProcessEvent, ProcessStream,
-    StartRequest, dial_fn,
+    AccessToken, GuestClient, GuestError, InitRequest, Limits, ProcessEvent, ProcessStream, StartRequest, dial_fn,
 };
 
 pub(crate) const TOKEN: &str = "a-token-for-tests-only";
@@ -23,10 +22,7 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent that needs no `/init`.
     pub(crate) fn start() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "this test starts programs as other users: run it as root"
-        );
+        assert!(nix::unistd::geteuid().is_root(), "this test starts programs as other users: run it as root");
         let mut child = Command::new(env!("CARGO_BIN_EXE_atoll-guest"))
             .args(["agent", "--listen", "127.0.0.1:0", "--no-init"])
             .stderr(Stdio::piped())
@@ -34,18 +30,10 @@ impl Agent {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines
-            .find_map(|line| {
-                line.unwrap()
-                    .strip_prefix("atoll: agent listens on ")
-                    .map(str::to_owned)
-            })
+            .find_map(|line| line.unwrap().strip_prefix("atoll: agent listens on ").map(str::to_owned))
             .expect("the agent says where it listens");
         std::thread::spawn(move || lines.for_each(drop));
-        Self {
-            child,
-            address,
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { child, address, dir: tempfile::tempdir().unwrap() }
     }
 
     /// A client without a token.
@@ -72,16 +60,8 @@ impl Agent {
     /// Bytes of memory that the agent holds.
     pub(crate) fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-            * 1024
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 }
 
@@ -129,9 +109,7 @@ pub(crate) async fn outcome(stream: &mut ProcessStream) -> Result<Outcome, Guest
             ProcessEvent::Stderr(bytes) => outcome.stderr.extend(bytes),
             ProcessEvent::Pty(bytes) => outcome.pty.extend(bytes),
             ProcessEvent::Gap { bytes } => outcome.missed += bytes,
-            ProcessEvent::Ended {
-                exit_code, signal, ..
-            } => {
+            ProcessEvent::Ended { exit_code, signal, .. } => {
                 outcome.exit_code = Some(exit_code);
                 outcome.signal = signal;
             }
@@ -157,10 +135,7 @@ pub(crate) async fn started(client: &GuestClient, start: &StartRequest) -> (Proc
 
 /// `/init` with the token of these tests.
 pub(crate) fn init() -> InitRequest {
-    InitRequest {
-        access_token: Some(TOKEN.to_owned()),
-        ..InitRequest::default()
-    }
+    InitRequest { access_token: Some(TOKEN.to_owned()), ..InitRequest::default() }
 }
 
 /// Waits for a condition of the outside world.
@@ -174,12 +149,6 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 
 /// Whether a process exists and is no zombie.
 pub(crate) fn alive(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or("")
-            .trim()
-            .starts_with('Z')
-    })
+    std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim().starts_with('Z'))
 }

@@ -272,7 +272,8 @@ impl Actor {
     fn tell_create_failed(&mut self) {
         if self.created.borrow().is_none() {
             let called_off = HostError::WrongState { state: "being destroyed".into() };
-            let error = if self.cancel.is_cancelled() { called_off } else { self.failure.clone().unwrap_or(called_off) };
+            let error =
+                if self.cancel.is_cancelled() { called_off } else { self.failure.clone().unwrap_or(called_off) };
             self.shared.remember(self.id(), &self.call, error.clone());
             self.created.send_replace(Some(Err(error)));
         }

@@ -61,9 +61,7 @@ pub(super) fn dns(gateway: Ipv4Addr, upstream: Vec<UdpSocket>) -> Result<Option<
 
 /// The `cgroup.procs` files, ready to be written.
 pub(super) fn cgroups(paths: &[PathBuf]) -> Result<Vec<File>, KeeperError> {
-    let open = |path: &PathBuf| {
-        OpenOptions::new().write(true).open(path).map_err(KeeperError::file("open", path))
-    };
+    let open = |path: &PathBuf| OpenOptions::new().write(true).open(path).map_err(KeeperError::file("open", path));
     paths.iter().map(open).collect()
 }
 

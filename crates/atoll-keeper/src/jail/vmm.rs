@@ -56,7 +56,12 @@ pub(super) struct Child {
 }
 
 /// Starts the VMM; answers when it has been executed.
-pub(super) fn spawn(spec: &KeeperSpec, inherited: Inherited, cgroups: Vec<File>, void: &File) -> Result<Child, KeeperError> {
+pub(super) fn spawn(
+    spec: &KeeperSpec,
+    inherited: Inherited,
+    cgroups: Vec<File>,
+    void: &File,
+) -> Result<Child, KeeperError> {
     let descriptors = Descriptors {
         tap: inherited.tap.as_raw_fd(),
         qmp: inherited.qmp.as_raw_fd(),
@@ -79,7 +84,10 @@ pub(super) fn spawn(spec: &KeeperSpec, inherited: Inherited, cgroups: Vec<File>,
         0 => {
             drop(life.write);
             let error = become_vmm(spec, &inherited, &cgroups, void, &life.read, (&program, &argv), filter);
-            let text = format!("{error}: {}\n", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            let text = format!(
+                "{error}: {}\n",
+                std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()
+            );
             // The keeper reads this as the VMM's last words; if even that fails, the exit code is left.
             let _ = File::from(inherited.log).write_all(text.as_bytes());
             // SAFETY: _exit ends the child without running the parent's exit handlers.
@@ -160,7 +168,8 @@ pub(super) fn watch(child: Child, proc_dir: &File) -> Result<Vmm, KeeperError> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(raw) };
     let open = |name: &str, write: OFlag| {
         let path = format!("{}/{name}", child.pid);
-        let opened = nix::fcntl::openat(proc_dir, path.as_str(), write | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
+        let opened =
+            nix::fcntl::openat(proc_dir, path.as_str(), write | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty());
         opened.map(File::from).ok()
     };
     let mut stat = String::new();

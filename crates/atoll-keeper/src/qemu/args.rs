@@ -8,9 +8,9 @@
 
 use std::os::fd::RawFd;
 
+use crate::KeeperSpec;
 use crate::spec::Accelerator;
 use crate::tree::{INITRD, KERNEL};
-use crate::KeeperSpec;
 
 /// Words of the kernel's command line that every boot has.
 const CMDLINE: &str =
@@ -38,12 +38,9 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
     let machine = &spec.machine;
     let memory = machine.memory_mb;
     let (accelerator, cpu, devices, clock) = match machine.accelerator {
-        Accelerator::Tcg { tsc_khz } => (
-            "tcg,thread=multi,tb-size=64",
-            "max",
-            "pit=off,pic=off,",
-            format!(" tsc_early_khz={tsc_khz} tsc=reliable"),
-        ),
+        Accelerator::Tcg { tsc_khz } => {
+            ("tcg,thread=multi,tb-size=64", "max", "pit=off,pic=off,", format!(" tsc_early_khz={tsc_khz} tsc=reliable"))
+        }
         Accelerator::Kvm => ("kvm", "host", "pit=off,pic=off,rtc=on,", String::new()),
     };
     let extra = if machine.cmdline.is_empty() { String::new() } else { format!(" {}", machine.cmdline) };
@@ -60,7 +57,10 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
     option("cpu", cpu.into());
     option("smp", machine.vcpus.to_string());
     option("m", memory.to_string());
-    option("object", format!("memory-backend-file,id=mem,mem-path=/proc/self/fd/{ram},size={memory}M,share=off,merge=off"));
+    option(
+        "object",
+        format!("memory-backend-file,id=mem,mem-path=/proc/self/fd/{ram},size={memory}M,share=off,merge=off"),
+    );
     option("M", format!("microvm,acpi=on,{devices}suppress-vmdesc=on,mem-merge=off,memory-backend=mem"));
     for flag in ["nodefaults", "no-user-config", "no-reboot"] {
         option(flag, String::new());
@@ -73,7 +73,10 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
     option("global", "virtio-mmio.force-legacy=false".into());
     option("global", "migration.send-configuration=off".into());
     option("add-fd", format!("fd={base},set=1"));
-    option("drive", "if=none,id=base,file=/dev/fdset/1,format=raw,readonly=on,auto-read-only=off,file.locking=off".into());
+    option(
+        "drive",
+        "if=none,id=base,file=/dev/fdset/1,format=raw,readonly=on,auto-read-only=off,file.locking=off".into(),
+    );
     option("device", "virtio-blk-device,drive=base,serial=base".into());
     option("add-fd", format!("fd={cow},set=2"));
     option(

@@ -148,7 +148,13 @@ impl Keeper {
         }
         // SAFETY: the pidfd is open and names our own child; the info pointer may be null.
         let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd(), libc::SIGKILL, std::ptr::null::<libc::siginfo_t>(), 0)
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd(),
+                libc::SIGKILL,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
         };
         match std::io::Error::last_os_error() {
             _ if sent == 0 => Ok(Answer::Empty),

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use atoll_domain::{InstanceId, Network};
 use atoll_net::{
-    Leftover, NetConfig, Pool, Slot, apply, host_setup, host_teardown, leftovers, plan, remove, remove_leftover, void_namespace,
+    Leftover, NetConfig, Pool, Slot, apply, host_setup, host_teardown, leftovers, plan, remove, remove_leftover,
+    void_namespace,
 };
 
 fn config(id: &str) -> NetConfig {
@@ -58,7 +59,11 @@ fn two_instances_touch_only_their_own() {
     }
     host_teardown(&a).unwrap();
     assert_eq!(leftovers(&a), []);
-    assert_eq!(leftovers(&b), [Leftover::Netns(in_b.netns.clone())], "no veth without a network, and it is still there");
+    assert_eq!(
+        leftovers(&b),
+        [Leftover::Netns(in_b.netns.clone())],
+        "no veth without a network, and it is still there"
+    );
     assert!(run(&["nft", "list", "tables"]).contains("atoll_7e0003"));
     remove(&in_b).unwrap();
     host_teardown(&b).unwrap();
