@@ -1,0 +1,186 @@
+//! Sandboxes: what they are, and how one is asked for.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How a sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxStatus {
+    /// Written down; its host has not answered yet.
+    Pending,
+    /// It runs.
+    Running,
+    /// On disk, without a VM.
+    Paused,
+    /// Its host cannot be reached.
+    Missing,
+    /// Destroyed or ended.
+    Stopped,
+    /// It could not be made.
+    Error,
+    /// A status that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl SandboxStatus {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Missing => "missing",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl std::fmt::Display for SandboxStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a sandbox may reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Nothing.
+    None,
+    /// Public addresses; no neighbour, no host, no private range.
+    #[default]
+    Internet,
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    /// Its id.
+    #[schema(example = "sb0123456789abcdefghijklmno")]
+    pub id: String,
+    /// How it is.
+    pub status: SandboxStatus,
+    /// Why it is so, where there is something to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What it started from.
+    #[schema(example = "base")]
+    pub template: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Writable disk in MiB.
+    pub disk_mb: u32,
+    /// Idle timeout in seconds; 0 for none.
+    pub timeout_sec: u32,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: Network,
+    /// The guest's own address, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_ip: Option<String>,
+    /// Its address seen from its host, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
+    /// When it was asked for.
+    #[schema(format = DateTime, example = "2026-01-31T12:00:00.123Z")]
+    pub created_at: String,
+    /// When it ran first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub started_at: Option<String>,
+    /// When it was used last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub last_active_at: Option<String>,
+    /// When this record changed last.
+    #[schema(format = DateTime)]
+    pub last_updated: String,
+    /// Labels of its owner.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// What belongs to it on its host: for platform admins and over the data directory's socket alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostFacts>,
+}
+
+/// What belongs to a sandbox on its host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostFacts {
+    /// Its directory.
+    pub directory: String,
+    /// Process id of its keeper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper_pid: Option<u32>,
+    /// Process id of its VMM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_pid: Option<u32>,
+    /// The unprivileged uid of both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The host's end of its veth pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// How long the phases of its start took, in order.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+}
+
+/// One phase of a start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Phase {
+    /// `image`, `disk`, `network`, `boot`, `init`.
+    #[schema(example = "boot")]
+    pub name: String,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
+}
+
+/// Asks for a sandbox. Absent, `null` and 0 mean the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CreateSandboxRequest {
+    /// Name of a template; `base` is the default, `minimal` another name of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "base")]
+    pub template: Option<String>,
+    /// Virtual CPUs: 1 by default, at most 32, or twice the host's cores where guests are emulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 32)]
+    pub vcpus: Option<i64>,
+    /// Memory in MiB: 512 by default, at least 128, at most the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub memory_mb: Option<i64>,
+    /// Writable disk in MiB: 5120 by default, 64 to 1048576.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 1_048_576)]
+    pub disk_mb: Option<i64>,
+    /// Idle timeout in seconds: none by default, at most a year.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31_536_000)]
+    pub timeout_sec: Option<i64>,
+    /// `internet` (the default) or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "internet")]
+    pub network: Option<String>,
+    /// Variables of every process in it: at most 256, at most 64 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envs: Option<BTreeMap<String, String>>,
+    /// Labels: at most 32, keys and values of at most 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+}

@@ -1,0 +1,122 @@
+//! Records as the API writes them.
+//!
+//! How it works: small pure functions from the domain's types to atoll-api's.
+//!
+//! Deliberately absent: decisions about who sees what.
+
+use atoll_api::{Encoding, ExecResponse, HostFacts, Network, Phase, SandboxStatus};
+use atoll_control::sandboxes::ExecResult;
+use atoll_domain::host::SandboxFacts;
+use atoll_domain::record;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+
+/// Microseconds since 1970 as RFC 3339 in UTC, to the millisecond.
+pub(crate) fn time(micros: i64) -> String {
+    let at = Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{at:.3}")
+}
+
+/// A sandbox, with what its host says of it where the asker may see that.
+pub(crate) fn sandbox(sandbox: record::Sandbox, facts: Option<SandboxFacts>) -> atoll_api::Sandbox {
+    atoll_api::Sandbox {
+        id: sandbox.id.into(),
+        status: status(sandbox.status),
+        reason: sandbox.reason,
+        template: sandbox.template,
+        vcpus: sandbox.shape.vcpus,
+        memory_mb: sandbox.shape.memory_mb,
+        disk_mb: sandbox.shape.disk_mb,
+        timeout_sec: sandbox.timeout_sec,
+        network: match sandbox.network {
+            atoll_domain::Network::None => Network::None,
+            atoll_domain::Network::Internet => Network::Internet,
+        },
+        guest_ip: sandbox.guest_ip,
+        host_ip: sandbox.host_ip,
+        created_at: time(sandbox.created_at),
+        started_at: sandbox.started_at.map(time),
+        last_active_at: sandbox.last_active_at.map(time),
+        last_updated: time(sandbox.last_updated),
+        metadata: sandbox.metadata,
+        host: facts.map(host_facts),
+    }
+}
+
+fn status(status: atoll_domain::SandboxStatus) -> SandboxStatus {
+    use atoll_domain::SandboxStatus as Kept;
+    match status {
+        Kept::Pending => SandboxStatus::Pending,
+        Kept::Running => SandboxStatus::Running,
+        Kept::Paused => SandboxStatus::Paused,
+        Kept::Missing => SandboxStatus::Missing,
+        Kept::Stopped => SandboxStatus::Stopped,
+        Kept::Error => SandboxStatus::Error,
+    }
+}
+
+fn host_facts(facts: SandboxFacts) -> HostFacts {
+    let phase = |phase: atoll_domain::host::Phase| {
+        // A phase of a start is far below 2^52 microseconds.
+        #[allow(clippy::cast_precision_loss)]
+        let ms = phase.micros as f64 / 1000.0;
+        Phase { name: phase.name, ms }
+    };
+    HostFacts {
+        directory: facts.directory,
+        keeper_pid: facts.keeper_pid,
+        vmm_pid: facts.vmm_pid,
+        uid: facts.uid,
+        namespace: facts.netns,
+        interface: facts.interface,
+        phases: facts.phases.into_iter().map(phase).collect(),
+    }
+}
+
+/// The answer to an exec: text, or both streams as base64 when one of them is not UTF-8.
+pub(crate) fn exec(sandbox_id: String, cmd: String, result: &ExecResult) -> ExecResponse {
+    let text = std::str::from_utf8(&result.stdout).ok().zip(std::str::from_utf8(&result.stderr).ok());
+    let (stdout, stderr, encoding) = match text {
+        Some((stdout, stderr)) => (stdout.to_owned(), stderr.to_owned(), Encoding::Utf8),
+        None => (STANDARD.encode(&result.stdout), STANDARD.encode(&result.stderr), Encoding::Base64),
+    };
+    ExecResponse {
+        sandbox_id,
+        cmd,
+        stdout,
+        stderr,
+        exit_code: result.exit_code,
+        duration_ms: u64::try_from(result.duration.as_millis()).unwrap_or(u64::MAX),
+        encoding,
+        stdout_truncated: result.stdout_truncated,
+        stderr_truncated: result.stderr_truncated,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_milliseconds_and_a_zone() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(1_700_000_000_123_456), "2023-11-14T22:13:20.123Z");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_make_both_streams_base64() {
+        let result = ExecResult {
+            stdout: vec![0xff, 0xfe].into(),
+            stderr: "plain".into(),
+            stdout_truncated: false,
+            stderr_truncated: true,
+            exit_code: 3,
+            duration: std::time::Duration::from_millis(7),
+        };
+        let answer = exec("sb0".into(), "x".into(), &result);
+        assert_eq!(answer.encoding, Encoding::Base64);
+        assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("//4=", "cGxhaW4="));
+        assert_eq!((answer.exit_code, answer.duration_ms, answer.stderr_truncated), (3, 7, true));
+    }
+}

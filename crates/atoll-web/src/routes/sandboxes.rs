@@ -1,0 +1,150 @@
+//! Making, looking at and ending sandboxes.
+
+use atoll_api::{CreateSandboxRequest, NEXT_CURSOR, Problem, Sandbox};
+use atoll_control::sandboxes::CreateInput;
+use axum::extract::{OriginalUri, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::caller::Caller;
+use crate::error::WebError;
+use crate::extract::{Json, Path, Query};
+use crate::{Web, render};
+
+/// Routes that ask only the database.
+pub(super) fn quick() -> OpenApiRouter<Web> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(ping))
+}
+
+/// Routes that wait for a host.
+pub(super) fn lifecycle() -> OpenApiRouter<Web> {
+    OpenApiRouter::new().routes(routes!(create)).routes(routes!(destroy))
+}
+
+/// Makes a sandbox and answers when it runs.
+#[utoipa::path(
+    post, path = "", operation_id = "create_sandbox", tag = "sandboxes",
+    request_body = CreateSandboxRequest,
+    responses(
+        (status = 201, body = Sandbox),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn create(
+    State(web): State<Web>,
+    Caller(caller): Caller,
+    Json(request): Json<CreateSandboxRequest>,
+) -> Result<Response, WebError> {
+    let input = CreateInput {
+        template: request.template,
+        vcpus: request.vcpus,
+        memory_mb: request.memory_mb,
+        disk_mb: request.disk_mb,
+        timeout_sec: request.timeout_sec,
+        network: request.network,
+        envs: request.envs.unwrap_or_default(),
+        metadata: request.metadata.unwrap_or_default(),
+    };
+    let made = web.control.create_sandbox(&caller, input).await?;
+    let facts = web.control.host_facts(&caller, &made).await;
+    Ok((StatusCode::CREATED, axum::Json(render::sandbox(made, facts))).into_response())
+}
+
+/// Which page of a list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct PageQuery {
+    /// Most items of the answer: 50 by default, 200 at most; more counts as 200.
+    limit: Option<i64>,
+    /// `X-Next-Cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists the team's sandboxes that are not over, the newest first.
+#[utoipa::path(
+    get, path = "", operation_id = "list_sandboxes", tag = "sandboxes",
+    params(PageQuery),
+    responses(
+        (status = 200, body = Vec<Sandbox>, headers(
+            ("X-Next-Cursor" = Option<String>, description = "where the next page begins; absent on the last"),
+            ("Link" = Option<String>, description = "the next page, as rel=\"next\""),
+        )),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list(
+    State(web): State<Web>,
+    Caller(caller): Caller,
+    OriginalUri(uri): OriginalUri,
+    Query(query): Query<PageQuery>,
+) -> Result<Response, WebError> {
+    let page = web.control.list_sandboxes(&caller, query.cursor.as_deref(), query.limit).await?;
+    let items: Vec<_> = page.items.into_iter().map(|sandbox| render::sandbox(sandbox, None)).collect();
+    let mut response = axum::Json(items).into_response();
+    if let Some(cursor) = page.next_cursor {
+        let limit = query.limit.filter(|limit| *limit > 0).map(|limit| format!("&limit={limit}")).unwrap_or_default();
+        let link = format!("<{}?cursor={cursor}{limit}>; rel=\"next\"", uri.path());
+        for (name, value) in [(header::HeaderName::from_static(NEXT_CURSOR), cursor), (header::LINK, link)] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    }
+    Ok(response)
+}
+
+/// One sandbox, whatever its status.
+#[utoipa::path(
+    get, path = "/{id}", operation_id = "get_sandbox", tag = "sandboxes",
+    params(("id" = String, Path, description = "the sandbox")),
+    responses(
+        (status = 200, body = Sandbox),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn get(
+    State(web): State<Web>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Sandbox>, WebError> {
+    let sandbox = web.control.sandbox(&caller, &id).await?;
+    let facts = web.control.host_facts(&caller, &sandbox).await;
+    Ok(axum::Json(render::sandbox(sandbox, facts)))
+}
+
+/// Ends a sandbox and answers when nothing of it is left. One that is over already is no error.
+#[utoipa::path(
+    delete, path = "/{id}", operation_id = "destroy_sandbox", tag = "sandboxes",
+    params(("id" = String, Path, description = "the sandbox")),
+    responses(
+        (status = 204, description = "nothing of it is left"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn destroy(
+    State(web): State<Web>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, WebError> {
+    web.control.destroy_sandbox(&caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Counts as a use of a running sandbox.
+#[utoipa::path(
+    post, path = "/{id}/ping", operation_id = "ping_sandbox", tag = "sandboxes",
+    params(("id" = String, Path, description = "the sandbox")),
+    responses(
+        (status = 204, description = "noted"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn ping(State(web): State<Web>, Caller(caller): Caller, Path(id): Path<String>) -> Result<StatusCode, WebError> {
+    web.control.ping_sandbox(&caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
