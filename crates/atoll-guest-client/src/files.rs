@@ -7,11 +7,14 @@ use futures_util::Stream;
 use http::header;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde::Deserialize;
-use tokio::io::AsyncRead;
+use tokio::{
+    io::AsyncRead,
+    time::{Instant, timeout_at},
+};
 use tokio_util::io::ReaderStream;
 
 use crate::{
-    GuestError, Limits,
+    GuestError, Limits, Phase,
     http1::{Exchange, RequestBody},
 };
 
@@ -60,6 +63,7 @@ pub struct FileReader {
     exchange: Exchange,
     limits: Limits,
     size: Option<u64>,
+    until: Instant,
 }
 
 impl FileReader {
@@ -70,7 +74,7 @@ impl FileReader {
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.parse().ok());
-        Self { exchange, limits, size }
+        Self { exchange, until: Instant::now() + limits.transfer, limits, size }
     }
 
     /// How many bytes will come, when the agent said so.
@@ -88,9 +92,17 @@ impl FileReader {
         self.exchange.response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok())
     }
 
+    /// What tells this content from an older one of the same file, as the agent said it.
+    pub fn etag(&self) -> Option<&str> {
+        self.exchange.response.headers().get(header::ETAG).and_then(|value| value.to_str().ok())
+    }
+
     /// The next piece, `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, GuestError> {
-        self.exchange.next_data(&self.limits, self.limits.idle).await
+        let piece = self.exchange.next_data(&self.limits, self.limits.idle);
+        timeout_at(self.until, piece)
+            .await
+            .map_err(|_| GuestError::Timeout { phase: Phase::Body, after: self.limits.transfer })?
     }
 
     /// Reads what is left, refusing more than `limit` bytes.

@@ -36,15 +36,35 @@ pub(crate) struct Exchange {
     _driver: AbortOnDropHandle<()>,
 }
 
+/// How long a request may take until the head of its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// Without progress of its body, and after it.
+    pub(crate) silence: Duration,
+    /// With progress. `None`: as long as the body moves.
+    pub(crate) whole: Option<Duration>,
+}
+
 /// Sends one request over a fresh connection and waits for the head of the answer.
 ///
-/// A body that makes progress may take as long as it needs; without progress the
-/// request is given up after `limits.head` (a small body) or `limits.idle`.
+/// A body that makes progress may take as long as it needs; without progress the request is
+/// given up after `silence`.
 pub(crate) async fn exchange(
     dial: &dyn Dial,
     limits: &Limits,
     request: Request<RequestBody>,
-    patience: Duration,
+    silence: Duration,
+) -> Result<Exchange, GuestError> {
+    let deadlines = Deadlines { silence, whole: None };
+    exchange_within(dial, limits, request, deadlines).await
+}
+
+/// As [`exchange`], for a body that may move without end.
+pub(crate) async fn exchange_within(
+    dial: &dyn Dial,
+    limits: &Limits,
+    request: Request<RequestBody>,
+    deadlines: Deadlines,
 ) -> Result<Exchange, GuestError> {
     let stream = timeout(limits.dial, dial.dial())
         .await
@@ -63,25 +83,30 @@ pub(crate) async fn exchange(
     let progress = Arc::new(Progress::default());
     let request = request.map(|body| Tracked { body, progress: Arc::clone(&progress) });
     let answer = sender.send_request(request);
-    let response = watch(answer, &progress, patience)
+    let response = watch(answer, &progress, deadlines)
         .await?
         .map_err(|error| progress.failure().unwrap_or_else(|| from_hyper(&error, limits)))?;
     refuse_encoding(&response)?;
     Ok(Exchange { response, _driver: driver })
 }
 
-/// Waits for `future` as long as the request's body moves at least once in `patience`.
-async fn watch<F: Future>(future: F, progress: &Progress, patience: Duration) -> Result<F::Output, GuestError> {
-    let mut future = std::pin::pin!(future);
-    loop {
-        let before = progress.bytes.load(Ordering::Relaxed);
-        match timeout(patience, &mut future).await {
-            Ok(output) => return Ok(output),
-            Err(_) if progress.bytes.load(Ordering::Relaxed) != before => {}
-            Err(_) => {
-                return Err(GuestError::Timeout { phase: Phase::Head, after: patience });
+/// Waits for `future` as long as the request's body moves at least once in `silence`.
+async fn watch<F: Future>(future: F, progress: &Progress, deadlines: Deadlines) -> Result<F::Output, GuestError> {
+    let late = |after| GuestError::Timeout { phase: Phase::Head, after };
+    let patient = async {
+        let mut future = std::pin::pin!(future);
+        loop {
+            let before = progress.moves.load(Ordering::Relaxed);
+            match timeout(deadlines.silence, &mut future).await {
+                Ok(output) => return Ok(output),
+                Err(_) if progress.moves.load(Ordering::Relaxed) != before => {}
+                Err(_) => return Err(late(deadlines.silence)),
             }
         }
+    };
+    match deadlines.whole {
+        None => patient.await,
+        Some(whole) => timeout(whole, patient).await.unwrap_or_else(|_| Err(late(whole))),
     }
 }
 
@@ -149,7 +174,7 @@ pub(crate) fn from_hyper(error: &hyper::Error, limits: &Limits) -> GuestError {
 /// How far a request's body has got, and why it failed when it did.
 #[derive(Default)]
 struct Progress {
-    bytes: AtomicU64,
+    moves: AtomicU64,
     failure: Mutex<Option<io::Error>>,
 }
 
@@ -176,7 +201,7 @@ impl Body for Tracked {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(_)) | None) => {
-                self.progress.bytes.fetch_add(1, Ordering::Relaxed);
+                self.progress.moves.fetch_add(1, Ordering::Relaxed);
             }
             Poll::Ready(Some(Err(error))) => {
                 let copy = io::Error::new(error.kind(), error.to_string());

@@ -17,22 +17,26 @@ mod error;
 mod files;
 mod filesystem;
 mod http1;
+mod input;
 mod limits;
 mod process;
 mod stream;
 mod system;
 mod token;
+mod watch;
 
 pub use client::GuestClient;
 pub use dial::{Dial, DialFuture, GuestIo, GuestStream, dial_fn};
 pub use error::{Code, GuestError, Phase, Reason};
 pub use files::{FileBody, FileReader, ReadRange, WrittenFile};
 pub use filesystem::{Entry, EntryKind};
+pub use input::InputSink;
 pub use limits::Limits;
 pub use process::{ProcessEvent, ProcessInfo, PtySize, Selector, StartRequest};
 pub use stream::ProcessStream;
-pub use system::{Health, InitRequest, Metrics};
+pub use system::{DiskSize, Health, InitRequest, Metrics, PrepareRequest, Prepared};
 pub use token::AccessToken;
+pub use watch::{Change, ChangeKind, WatchEvent, WatchStream, Watcher};
 
 /// The port on which the agent listens inside the guest.
 pub const AGENT_PORT: u16 = 49983;

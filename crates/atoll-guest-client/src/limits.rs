@@ -12,8 +12,10 @@ pub struct Limits {
     pub head: Duration,
     /// The whole body of an answer that is not a stream.
     pub body: Duration,
-    /// Between two pieces of a file, either way.
+    /// Between two pieces of a file, either way, and for a process to take its input.
     pub idle: Duration,
+    /// The whole of a file, either way, however it trickles.
+    pub transfer: Duration,
     /// How often the agent shall say that a silent stream lives (whole seconds).
     /// A stream silent for three times as long is given up.
     pub keepalive: Duration,
@@ -34,6 +36,7 @@ impl Default for Limits {
             head: Duration::from_secs(30),
             body: Duration::from_secs(30),
             idle: Duration::from_mins(1),
+            transfer: Duration::from_hours(6),
             keepalive: Duration::from_secs(30),
             head_bytes: 32 * 1024,
             head_fields: 64,

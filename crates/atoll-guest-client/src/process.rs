@@ -177,6 +177,16 @@ impl ProcessEvent {
         })
     }
 
+    /// Where in the output a stream stands that stood at `offset` before this event.
+    pub(crate) fn offset_after(&self, offset: u64) -> u64 {
+        match self {
+            Self::Started { offset, .. } => *offset,
+            Self::Stdout(bytes) | Self::Stderr(bytes) | Self::Pty(bytes) => offset.saturating_add(bytes.len() as u64),
+            Self::Gap { bytes } => offset.saturating_add(*bytes),
+            Self::Ended { .. } | Self::Keepalive => offset,
+        }
+    }
+
     fn from_output(data: wire::process_event::DataEvent) -> Option<Self> {
         use process_event::data_event::Output;
         Some(match data.output? {

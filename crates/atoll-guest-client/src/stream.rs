@@ -16,6 +16,7 @@ pub struct ProcessStream {
     limits: Limits,
     kind: Kind,
     give_up: Option<(Instant, Duration)>,
+    offset: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -30,17 +31,30 @@ impl ProcessStream {
             let after = timeout.saturating_add(GRACE);
             Instant::now().checked_add(after).map(|at| (at, after))
         });
-        Self { envelopes, limits, kind, give_up }
+        Self { envelopes, limits, kind, give_up, offset: 0 }
+    }
+
+    /// How many bytes of the process's output, whichever descriptor, came before the next event:
+    /// where [`crate::GuestClient::connect`] goes on without a loss. It counts what this stream
+    /// has given, so that an agent cannot make it lie about that.
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
     /// The next event; `None` after the end.
     ///
     /// Dropping this future before it is ready loses no event.
     pub async fn next(&mut self) -> Result<Option<ProcessEvent>, GuestError> {
-        let Some((at, after)) = self.give_up else {
-            return self.read().await;
+        let event = match self.give_up {
+            None => self.read().await?,
+            Some((at, after)) => tokio::time::timeout_at(at, self.read())
+                .await
+                .map_err(|_| GuestError::Timeout { phase: Phase::Body, after })??,
         };
-        tokio::time::timeout_at(at, self.read()).await.unwrap_or(Err(GuestError::Timeout { phase: Phase::Body, after }))
+        if let Some(event) = &event {
+            self.offset = event.offset_after(self.offset);
+        }
+        Ok(event)
     }
 
     async fn read(&mut self) -> Result<Option<ProcessEvent>, GuestError> {

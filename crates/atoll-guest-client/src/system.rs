@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct Health {
     /// The level of the envd wire that the agent serves.
     pub version: String,
+    /// The agent's own release. `None`: one from before it said so.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// Which of the host's own calls the agent knows, counted up. 0: none but `/init`.
+    #[serde(default)]
+    pub protocol: u32,
 }
 
 /// The body of `/init`. Absent fields change nothing.
@@ -39,6 +45,43 @@ pub struct InitRequest {
     /// Random bytes for the guest's kernel, base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy: Option<String>,
+    /// Which life of the machine this is, such as the id of the restore. When it differs from the
+    /// one before, connections from the past are closed and the guest's fork file changes. At
+    /// most 128 bytes of printable ASCII.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
+    /// How much of each process's last output the agent keeps, in bytes. It gives less when many
+    /// processes share a small machine. `None` is 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<u64>,
+}
+
+/// What [`crate::GuestClient::prepare_snapshot`] shall do.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PrepareRequest {
+    /// Writes everything back to the disk first: for a snapshot of the disk alone.
+    pub sync: bool,
+    /// Lets user code stand still.
+    pub freeze: bool,
+    /// How long that may take, in milliseconds; then user code goes on and this is an error.
+    pub timeout_ms: u64,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+pub struct Prepared {
+    /// User code stands still.
+    pub frozen: bool,
+}
+
+/// The size of the guest's file system.
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+pub struct DiskSize {
+    /// Before, in bytes.
+    pub before: u64,
+    /// After, in bytes.
+    pub after: u64,
 }
 
 impl std::fmt::Debug for InitRequest {

@@ -235,5 +235,6 @@ fn identity(context: &Context) -> Result<InitRequest, HostError> {
         hostname: Some(context.spec.id.to_string()),
         machine_id: None,
         entropy: Some(STANDARD.encode(entropy)),
+        ..InitRequest::default()
     })
 }
