@@ -7,8 +7,9 @@
 //! Deliberately absent: reconnecting. A lost connection ends the task; the sandbox's actor claims anew or gives up.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,11 +17,17 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::protocol::{Answer, Event, Line, MAX_LINE, Op, Refusal, Request, SOCKET, State, VERSION};
+use crate::protocol::{
+    Answer, Event, Line, MAX_LINE, OLDEST, Op, Refusal, Request, SOCKET, Snapshot, State, Then, VERSION,
+};
 use crate::wire;
 
 /// How long a request may take; QEMU's own deadline in the keeper is shorter.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// How long a snapshot may take: reading and writing memory, and a disk that is busy.
+const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a restore may take: reading and hashing the diff, and QEMU.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(120);
 const REQUESTS: usize = 64;
 const EVENTS: usize = 64;
 
@@ -34,8 +41,21 @@ pub enum ClientError {
     #[error("the keeper is gone")]
     Gone,
     /// It did not answer in time.
-    #[error("the keeper did not answer `{0}` within 15 s")]
+    #[error("the keeper did not answer `{0}` in time")]
     Timeout(&'static str),
+    /// It is of an earlier Atoll that did not know such requests.
+    #[error("the keeper speaks protocol version {found}, `{op}` came with version {needed}")]
+    TooOld {
+        /// What was asked.
+        op: &'static str,
+        /// What was settled on.
+        found: u32,
+        /// What it takes.
+        needed: u32,
+    },
+    /// The files of a snapshot cannot be made.
+    #[error("cannot prepare the files of a snapshot")]
+    Files(#[source] std::io::Error),
     /// It refused.
     #[error("the keeper refused: {0}")]
     Refused(Refusal),
@@ -49,6 +69,8 @@ pub enum ClientError {
 
 struct Pending {
     op: Op,
+    /// What goes along.
+    descriptors: Vec<OwnedFd>,
     reply: oneshot::Sender<Result<(Answer, Vec<OwnedFd>), Refusal>>,
 }
 
@@ -56,7 +78,41 @@ struct Pending {
 #[derive(Debug, Clone)]
 pub struct KeeperClient {
     requests: mpsc::Sender<Pending>,
+    version: u32,
 }
+
+/// The files that a snapshot is written into: `state` and `diff` of one directory.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The state of the devices, opened for writing alone: QEMU takes nothing else.
+    state_out: File,
+    /// The same file for reading.
+    state: File,
+    /// The memory that differs from the base, for both.
+    diff: File,
+}
+
+impl SnapshotFiles {
+    /// Makes both files, mode 0600; none of them may be there. Their names are on disk only when the caller has synced the
+    /// directory. Blocks.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn create(dir: &Path) -> Result<Self, ClientError> {
+        let make = |name: &str, read: bool| {
+            let mut options = OpenOptions::new();
+            options.write(true).read(read).create_new(true).mode(0o600).open(dir.join(name)).map_err(ClientError::Files)
+        };
+        let (state_out, diff) = (make(STATE_FILE, false)?, make(DIFF_FILE, true)?);
+        let state = File::open(dir.join(STATE_FILE)).map_err(ClientError::Files)?;
+        Ok(Self { state_out, state, diff })
+    }
+}
+
+/// The name of the device state in a snapshot's directory.
+pub const STATE_FILE: &str = "state";
+/// The name of the memory diff there.
+pub const DIFF_FILE: &str = "diff";
 
 /// A connection: the handle, what the keeper says by itself, and the task that carries both.
 #[derive(Debug)]
@@ -81,10 +137,13 @@ pub async fn connect(dir: &Path, sandbox: &str) -> Result<Connected, ClientError
     let (requests, received) = mpsc::channel(REQUESTS);
     let (event_sender, events) = mpsc::channel(EVENTS);
     let task = tokio::spawn(carry(socket, received, event_sender));
-    let client = KeeperClient { requests };
-    let connected = Connected { client, events, task };
+    let client = KeeperClient { requests, version: OLDEST };
+    let mut connected = Connected { client, events, task };
     match connected.client.ask(Op::Hello { version: VERSION }).await? {
-        (Answer::Hello { sandbox: found, .. }, _) if found == sandbox => Ok(connected),
+        (Answer::Hello { sandbox: found, version, .. }, _) if found == sandbox => {
+            connected.client.version = version;
+            Ok(connected)
+        }
         (Answer::Hello { sandbox: found, .. }, _) => Err(ClientError::Foreign(found)),
         _ => Err(ClientError::Unexpected("hello")),
     }
@@ -92,13 +151,76 @@ pub async fn connect(dir: &Path, sandbox: &str) -> Result<Connected, ClientError
 
 impl KeeperClient {
     async fn ask(&self, op: Op) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
+        self.ask_with(op, Vec::new(), DEADLINE).await
+    }
+
+    async fn ask_with(
+        &self,
+        op: Op,
+        descriptors: Vec<OwnedFd>,
+        deadline: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
         let name = op.name();
+        if op.since() > self.version {
+            return Err(ClientError::TooOld { op: name, found: self.version, needed: op.since() });
+        }
         let (reply, answer) = oneshot::channel();
         let exchange = async {
-            self.requests.send(Pending { op, reply }).await.map_err(|_| ClientError::Gone)?;
+            self.requests.send(Pending { op, descriptors, reply }).await.map_err(|_| ClientError::Gone)?;
             answer.await.map_err(|_| ClientError::Gone)?.map_err(ClientError::Refused)
         };
-        tokio::time::timeout(DEADLINE, exchange).await.map_err(|_| ClientError::Timeout(name))?
+        tokio::time::timeout(deadline, exchange).await.map_err(|_| ClientError::Timeout(name))?
+    }
+
+    /// The protocol version that both speak.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Takes a snapshot of devices and memory: the VM stops, everything is read ([`Event::Captured`]), the VM goes on if it is
+    /// to, and this answers when the files are on disk. A VM that ran goes on when it fails. One at a time (`busy`).
+    ///
+    /// With [`Then::Stay`] the caller may call [`Self::resume`] as soon as [`Event::Captured`] came. A pause notes the snapshot
+    /// first and ends the VM itself afterwards; [`Then::Exit`] leaves a moment in which only the files know of it.
+    ///
+    /// # Errors
+    /// When the VMM is gone or silent, or a file cannot be written (`no_space`).
+    pub async fn snapshot(&self, files: SnapshotFiles, then: Then) -> Result<Snapshot, ClientError> {
+        let SnapshotFiles { state_out, state, diff } = files;
+        let descriptors = vec![state_out.into(), state.into(), diff.into()];
+        match self.ask_with(Op::Snapshot { then }, descriptors, SNAPSHOT_DEADLINE).await? {
+            (Answer::Snapshot(snapshot), _) => Ok(*snapshot),
+            _ => Err(ClientError::Unexpected("snapshot")),
+        }
+    }
+
+    /// Waits until a machine that begins from a snapshot stands ready for [`Self::resume`].
+    ///
+    /// # Errors
+    /// `corrupt` when a file does not hold what it must; no guest has seen it then, and the VMM is killed.
+    pub async fn await_restore(&self) -> Result<(), ClientError> {
+        self.ask_with(Op::AwaitRestore, Vec::new(), RESTORE_DEADLINE).await.map(drop)
+    }
+
+    /// Grows the sandbox's disk, file and device, to so many bytes; the guest then grows its file system.
+    ///
+    /// # Errors
+    /// When the VMM is gone or silent, or the size is more than the spec allows.
+    pub async fn resize_disk(&self, bytes: u64) -> Result<(), ClientError> {
+        self.command(Op::ResizeDisk { bytes }).await
+    }
+
+    /// The write-sealed memory base that the VMM was started with; for the next VMM of the same golden after a restart.
+    ///
+    /// # Errors
+    /// When its base is a file of its own, or the keeper is gone or silent.
+    pub async fn memory_base(&self) -> Result<OwnedFd, ClientError> {
+        match self.ask(Op::MemoryBase).await? {
+            (Answer::MemoryBase, descriptors) => {
+                descriptors.into_iter().next().ok_or(ClientError::Unexpected("memory_base"))
+            }
+            _ => Err(ClientError::Unexpected("memory_base")),
+        }
     }
 
     async fn command(&self, op: Op) -> Result<(), ClientError> {
@@ -216,12 +338,12 @@ async fn carry(socket: UnixStream, mut requests: mpsc::Receiver<Pending>, events
     loop {
         tokio::select! {
             request = requests.recv() => {
-                let Some(Pending { op, reply }) = request else { return };
+                let Some(Pending { op, descriptors: along, reply }) = request else { return };
                 let id = next_id;
                 next_id += 1;
                 replies.retain(|_, waiting| !waiting.is_closed());
                 replies.insert(id, reply);
-                if write(&socket, &Request { id, op }).await.is_err() {
+                if write(&socket, &Request { id, op }, along).await.is_err() {
                     return;
                 }
             }
@@ -240,14 +362,21 @@ async fn carry(socket: UnixStream, mut requests: mpsc::Receiver<Pending>, events
     }
 }
 
-async fn write(socket: &UnixStream, request: &Request) -> std::io::Result<()> {
+async fn write(socket: &UnixStream, request: &Request, mut along: Vec<OwnedFd>) -> std::io::Result<()> {
     let mut bytes = serde_json::to_vec(request)?;
     bytes.push(b'\n');
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         socket.writable().await?;
-        match socket.try_write(rest) {
-            Ok(n) => rest = &rest[n..],
+        let raw: Vec<i32> = along.iter().map(|fd| fd.as_raw_fd()).collect();
+        let sent = socket.try_io(tokio::io::Interest::WRITABLE, || {
+            wire::send(socket.as_fd(), rest, &raw).map_err(std::io::Error::from)
+        });
+        match sent {
+            Ok(n) => {
+                along.clear();
+                rest = &rest[n..];
+            }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
@@ -276,7 +405,7 @@ fn read(socket: &UnixStream, input: &mut Vec<u8>, descriptors: &mut VecDeque<Own
 fn hear(line: &[u8], replies: &mut Replies, descriptors: &mut VecDeque<OwnedFd>, events: &mpsc::Sender<Event>) -> bool {
     let (id, outcome) = match serde_json::from_slice(line) {
         Ok(Line::Done { id, ok }) => {
-            let count = if let Answer::Streams(n) = ok { n.min(descriptors.len()) } else { 0 };
+            let count = ok.descriptors().min(descriptors.len());
             (id, Ok((ok, descriptors.drain(..count).collect())))
         }
         Ok(Line::Failed { id, error }) => (id, Err(error)),

@@ -37,6 +37,18 @@ pub enum KeeperError {
         /// What is known.
         known: u32,
     },
+    /// A memory diff is none, or was cut, or is of a newer Atoll.
+    #[error("the memory diff cannot be used: {0}")]
+    Diff(String),
+    /// A file holds something else than it must.
+    #[error("the {what} does not have the digest that it must have")]
+    Digest {
+        /// `memory diff` or `device state`.
+        what: &'static str,
+    },
+    /// The guest's memory is not where it must be in the VMM.
+    #[error("the VMM does not map the guest's memory: {0}")]
+    Unmapped(String),
     /// QEMU is not installed.
     #[error("QEMU is not installed ({missing} not found): apt-get install qemu-system-x86")]
     QemuMissing {
@@ -54,6 +66,29 @@ pub enum KeeperError {
 }
 
 impl KeeperError {
+    /// The word for it in the protocol.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Diff(_) | Self::Digest { .. } => "corrupt",
+            Self::Step { source, .. } | Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                "no_space"
+            }
+            _ => "failed",
+        }
+    }
+
+    /// The error with its causes.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+
     /// Wraps the error of a step.
     pub fn step(step: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let step = step.into();

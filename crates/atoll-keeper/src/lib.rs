@@ -2,7 +2,8 @@
 //!
 //! How it works: one keeper per sandbox, single-threaded, without an async runtime. It builds the VMM's jail ([`jail`]), starts
 //! QEMU in it ([`qemu`]), and serves the host agent on a Unix socket in the sandbox's directory ([`serve`], [`protocol`]):
-//! state, pause, kill, the console's last 256 KiB, sockets made in the sandbox's namespace, the guest's DNS. When Atoll dies
+//! state, pause, kill, snapshots of devices and memory ([`memory`]), the console's last 256 KiB, sockets made in the sandbox's
+//! namespace, the guest's DNS. When Atoll dies
 //! the keeper and its VM go on; when the keeper dies its VMM dies with it.
 //!
 //! ```text
@@ -21,6 +22,7 @@ pub mod cgroup;
 pub mod client;
 mod error;
 pub mod jail;
+pub mod memory;
 pub mod protocol;
 pub mod qemu;
 pub mod serve;

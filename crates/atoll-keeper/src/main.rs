@@ -16,20 +16,8 @@ fn main() -> ExitCode {
     };
     match atoll_keeper::serve::run(&dir) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&chain(&error)),
+        Err(error) => complain(&error.chain()),
     }
-}
-
-/// The error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[expect(clippy::print_stderr, reason = "the keeper's log is its standard error")]

@@ -3,14 +3,17 @@
 //! How it works: one JSON document a line on a Unix stream socket; descriptors travel beside the answer that names them. Every
 //! request has an id that its answer repeats; what the keeper says by itself has an `event` instead. `hello` settles the
 //! version: both speak the smaller one, and a peer that knows none of the other's is refused by name. What changes anything
-//! is taken from the claimant alone: the connection that gave the greatest number.
+//! is taken from the claimant alone: the connection that gave the greatest number. Requests that a version added are refused
+//! on a connection that settled on an older one, and so are its events kept from it.
 //!
 //! Deliberately absent: the guest agent's words; they go through the sockets that `streams` hands out.
 
 use serde::{Deserialize, Serialize};
 
-/// The newest version spoken here.
-pub const VERSION: u32 = 1;
+use crate::memory::Digest;
+
+/// The newest version spoken here. 2: snapshots, restores, the size of the disk.
+pub const VERSION: u32 = 2;
 /// The oldest version still spoken.
 pub const OLDEST: u32 = 1;
 /// The socket's name in the sandbox's directory.
@@ -19,6 +22,9 @@ pub const SOCKET: &str = "keeper.sock";
 pub const MAX_LINE: usize = 512 * 1024;
 /// Most sockets in one answer.
 pub const MAX_STREAMS: usize = 16;
+
+/// Descriptors that come with a `snapshot`.
+pub const SNAPSHOT_FILES: usize = 3;
 
 /// A request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,6 +77,33 @@ pub enum Op {
     },
     /// Ends the keeper, and the VMM with it.
     Exit,
+    /// Stops the virtual CPUs and saves devices and memory into files that come along: the state for writing only, the
+    /// state once more for reading, the diff for both. Answered when both are on disk; one at a time. (Version 2.)
+    Snapshot {
+        /// What becomes of the VM.
+        then: Then,
+    },
+    /// Answers once a machine that begins from a snapshot is ready for `resume`, or says why it never will be. (Version 2.)
+    AwaitRestore,
+    /// Grows the sandbox's disk, file and device, to so many bytes; the guest grows its file system. (Version 2.)
+    ResizeDisk {
+        /// The new size; at most what the spec allows.
+        bytes: u64,
+    },
+    /// Asks for the write-sealed memory base that the VMM was started with. (Version 2.)
+    MemoryBase,
+}
+
+/// What becomes of a VM whose snapshot was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// It stands still until `resume`: for whoever must copy its disk, or note the snapshot before the VM ends.
+    Stay,
+    /// It goes on as soon as its memory is read, if it ran before.
+    Resume,
+    /// It is killed once everything is on disk.
+    Exit,
 }
 
 impl std::fmt::Debug for Op {
@@ -95,7 +128,24 @@ impl Op {
             Self::Streams { .. } => "streams",
             Self::Console { .. } => "console",
             Self::Exit => "exit",
+            Self::Snapshot { .. } => "snapshot",
+            Self::AwaitRestore => "await_restore",
+            Self::ResizeDisk { .. } => "resize_disk",
+            Self::MemoryBase => "memory_base",
         }
+    }
+
+    /// The first version that knows it.
+    pub fn since(&self) -> u32 {
+        match self {
+            Self::Snapshot { .. } | Self::AwaitRestore | Self::ResizeDisk { .. } | Self::MemoryBase => 2,
+            _ => 1,
+        }
+    }
+
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
+        if matches!(self, Self::Snapshot { .. }) { SNAPSHOT_FILES } else { 0 }
     }
 
     /// Whether only the claimant may ask it.
@@ -155,8 +205,42 @@ pub enum Answer {
     },
     /// `streams`: so many descriptors came along.
     Streams(usize),
+    /// `snapshot`.
+    Snapshot(Box<Snapshot>),
+    /// `memory_base`: one descriptor came along.
+    MemoryBase,
     /// Everything else.
     Empty,
+}
+
+impl Answer {
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Streams(count) => *count,
+            Self::MemoryBase => 1,
+            _ => 0,
+        }
+    }
+}
+
+/// What a snapshot is made of, as its files say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Of the state file.
+    pub state_digest: Digest,
+    /// Its length in bytes.
+    pub state_bytes: u64,
+    /// The one in the diff's header.
+    pub diff_digest: Digest,
+    /// The diff's length in bytes.
+    pub diff_bytes: u64,
+    /// Pages that differ from the base and hold something.
+    pub data_pages: u64,
+    /// Pages that differ from the base by being zero.
+    pub zero_pages: u64,
+    /// The steps with their microseconds; `stop` to `dump` is how long the VM stood still.
+    pub phases: Vec<(String, u64)>,
 }
 
 impl std::fmt::Debug for Answer {
@@ -167,6 +251,8 @@ impl std::fmt::Debug for Answer {
             Self::Secrets(_) => f.write_str("Secrets(..)"),
             Self::Console { .. } => f.write_str("Console"),
             Self::Streams(n) => write!(f, "Streams({n})"),
+            Self::Snapshot(snapshot) => snapshot.fmt(f),
+            Self::MemoryBase => f.write_str("MemoryBase"),
             Self::Empty => f.write_str("Empty"),
         }
     }
@@ -176,7 +262,8 @@ impl std::fmt::Debug for Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Refusal {
-    /// `unknown`, `version`, `not_claimant`, `stale_claim`, `too_large`, `vmm_gone`, `vmm_silent`, `failed`.
+    /// `unknown`, `version`, `not_claimant`, `stale_claim`, `too_large`, `vmm_gone`, `vmm_silent`, `failed`, `busy` (a snapshot or a
+    /// restore is under way), `corrupt` (a file does not hold what it must), `no_space`.
     pub code: String,
     /// For people.
     pub message: String,
@@ -210,6 +297,12 @@ pub struct State {
     pub vmm_log: String,
     /// The phases of the start with their microseconds.
     pub phases: Vec<(String, u64)>,
+    /// `snapshot` or `restore`, while one is under way. (Version 2.)
+    #[serde(default)]
+    pub busy: Option<String>,
+    /// The last snapshot that was taken; for whoever adopts a keeper whose claimant died meanwhile. (Version 2.)
+    #[serde(default)]
+    pub snapshot: Option<Box<Snapshot>>,
 }
 
 /// What a keeper says by itself, to its claimant.
@@ -232,4 +325,14 @@ pub enum Event {
     },
     /// They go on.
     Resumed,
+    /// Everything of the VM is read for the snapshot that is being taken: its disk may be copied now, or the VM resumed; the
+    /// answer follows when the files are on disk. (Version 2.)
+    Captured,
+}
+
+impl Event {
+    /// The first version that knows it.
+    pub fn since(&self) -> u32 {
+        if matches!(self, Self::Captured) { 2 } else { 1 }
+    }
 }

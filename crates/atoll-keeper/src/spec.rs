@@ -3,7 +3,8 @@
 //! How it works: written by the host agent before the keeper starts, mode 0600, without any secret (token and environment come
 //! over the socket and stay in memory). It has a version; a keeper refuses one that it does not know.
 //!
-//! Deliberately absent: descriptors and pids, which differ from start to start.
+//! Deliberately absent: descriptors and pids, which differ from start to start; the one descriptor that a keeper is given, a memory
+//! base that several VMMs share, is its standard input.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,10 @@ use atoll_domain::{Incarnation, SandboxId};
 use serde::{Deserialize, Serialize};
 
 use crate::KeeperError;
+use crate::memory::Digest;
 
-/// The version that is written.
-pub const VERSION: u32 = 1;
+/// The version that is written. 2: memory and start of the machine became cases of their own.
+pub const VERSION: u32 = 2;
 /// The file's name in the sandbox's directory.
 pub const FILE: &str = "spec.json";
 
@@ -44,18 +46,67 @@ pub struct Machine {
     pub memory_mb: u32,
     /// What runs the guest's code.
     pub accelerator: Accelerator,
-    /// Uncompressed ELF image.
-    pub kernel: PathBuf,
-    /// Archive with the guest agent.
-    pub initrd: PathBuf,
-    /// Words added to the kernel's command line.
-    pub cmdline: String,
     /// The template's image, read only.
     pub base: PathBuf,
     /// The sandbox's own disk.
     pub cow: PathBuf,
-    /// What guest memory is a private mapping of; made sparse if it is not there.
-    pub memory: PathBuf,
+    /// The size in bytes up to which the disk may be grown later; smaller than it is means: not at all.
+    pub cow_limit: u64,
+    /// What guest memory is a private mapping of.
+    pub memory: Memory,
+    /// Where the machine begins.
+    pub start: Start,
+}
+
+impl Machine {
+    /// Memory in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.memory_mb) << 20
+    }
+}
+
+/// What guest memory is a private mapping of: the VMM never writes to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Memory {
+    /// A file of this sandbox alone, given to its uid; made empty and sparse for a cold start if it is not there.
+    File {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A write-sealed memfd that several VMMs share: the keeper's standard input.
+    Sealed,
+}
+
+/// Where a machine begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Start {
+    /// The kernel boots.
+    Cold {
+        /// Uncompressed ELF image.
+        kernel: PathBuf,
+        /// Archive with the guest agent.
+        initrd: PathBuf,
+        /// Words added to the kernel's command line.
+        cmdline: String,
+    },
+    /// It goes on from a snapshot; the virtual CPUs stand still until `resume`.
+    Restore {
+        /// The state of the devices.
+        state: Verified,
+        /// The memory that differs from the base.
+        diff: Option<Verified>,
+    },
+}
+
+/// A file whose content is checked before a guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Where.
+    pub path: PathBuf,
+    /// What it must hold: of a state the digest of the file, of a diff the one in its header.
+    pub digest: Digest,
 }
 
 /// What runs the guest's code.
@@ -107,7 +158,7 @@ impl KeeperSpec {
     /// Reads the spec of a sandbox's directory.
     ///
     /// # Errors
-    /// When it is not there, malformed or too new.
+    /// When it is not there, malformed or of another version: whoever starts a keeper writes its spec.
     pub fn read(dir: &Path) -> Result<Self, KeeperError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -117,7 +168,7 @@ impl KeeperSpec {
         let text = std::fs::read(&path).map_err(KeeperError::file("read", &path))?;
         let malformed = |e: serde_json::Error| KeeperError::Spec(e.to_string());
         let Versioned { version } = serde_json::from_slice(&text).map_err(malformed)?;
-        if version > VERSION {
+        if version != VERSION {
             return Err(KeeperError::SpecVersion { found: version, known: VERSION });
         }
         serde_json::from_slice(&text).map_err(malformed)

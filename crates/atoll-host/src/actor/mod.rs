@@ -194,7 +194,7 @@ impl Actor {
                 note(HostEventKind::DiskFull);
                 None
             }
-            Some(KeeperEvent::Stopped { .. }) => None,
+            Some(KeeperEvent::Stopped { .. } | KeeperEvent::Captured) => None,
             Some(KeeperEvent::Resumed) => {
                 note(HostEventKind::Resumed);
                 None

@@ -7,14 +7,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Dns;
+use super::{Dns, Restore};
+use crate::memory::base::is_sealed;
 use crate::protocol::SOCKET;
+use crate::spec::{Memory, Start, Verified};
 use crate::{KeeperError, KeeperSpec};
 
 /// The socket that is served; through a descriptor of the directory, as its path may be longer than a socket's name can be.
@@ -106,8 +108,10 @@ pub(super) struct Disks {
     pub(super) base: OwnedFd,
     /// The sandbox's disk.
     pub(super) cow: OwnedFd,
-    /// What guest memory maps privately. The VMM opens it once more through `/proc/self/fd`, so it must own it.
+    /// What guest memory maps privately. The VMM opens it once more through `/proc/self/fd`, so its uid must be let in.
     pub(super) memory: OwnedFd,
+    /// The state of the devices, for a restore.
+    pub(super) state: Option<OwnedFd>,
     /// The largest offset that the VMM may ever write.
     pub(super) largest: u64,
 }
@@ -115,17 +119,64 @@ pub(super) struct Disks {
 impl Disks {
     pub(super) fn open(spec: &KeeperSpec) -> Result<Self, KeeperError> {
         let machine = &spec.machine;
-        let base = File::open(&machine.base).map_err(KeeperError::file("open", &machine.base))?;
+        let base = read_only(&machine.base)?;
         let cow = OpenOptions::new().read(true).write(true).open(&machine.cow);
         let cow = cow.map_err(KeeperError::file("open", &machine.cow))?;
-        let path = &machine.memory;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let memory = options.open(path).map_err(KeeperError::file("open", path))?;
-        let bytes = u64::from(machine.memory_mb) << 20;
-        memory.set_len(bytes).map_err(KeeperError::file("size", path))?;
-        fchown(&memory, Some(spec.jail.uid), Some(spec.jail.uid)).map_err(KeeperError::file("give away", path))?;
+        let bytes = machine.memory_bytes();
+        let memory = match &machine.memory {
+            Memory::File { path } => memory_file(path, bytes, spec)?,
+            Memory::Sealed => sealed_memory(bytes)?,
+        };
+        let state = match &machine.start {
+            Start::Cold { .. } => None,
+            Start::Restore { state, .. } => Some(read_only(&state.path)?.into()),
+        };
         let disk = cow.metadata().map_err(KeeperError::file("read", &machine.cow))?.len();
-        Ok(Self { base: base.into(), cow: cow.into(), memory: memory.into(), largest: bytes.max(disk) })
+        let largest = bytes.max(disk).max(machine.cow_limit);
+        Ok(Self { base: base.into(), cow: cow.into(), memory: memory.into(), state, largest })
     }
+}
+
+fn read_only(path: &Path) -> Result<File, KeeperError> {
+    File::open(path).map_err(KeeperError::file("open", path))
+}
+
+/// The memory base of this sandbox alone, given to its uid.
+fn memory_file(path: &Path, bytes: u64, spec: &KeeperSpec) -> Result<File, KeeperError> {
+    let cold = matches!(spec.machine.start, Start::Cold { .. });
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(cold).truncate(false).mode(0o600);
+    let memory = options.open(path).map_err(KeeperError::file("open", path))?;
+    if cold {
+        memory.set_len(bytes).map_err(KeeperError::file("size", path))?;
+    }
+    has_length(&memory, bytes)?;
+    fchown(&memory, Some(spec.jail.uid), Some(spec.jail.uid)).map_err(KeeperError::file("give away", path))?;
+    Ok(memory)
+}
+
+/// The memory base that several sandboxes share: standard input.
+fn sealed_memory(bytes: u64) -> Result<File, KeeperError> {
+    let memory = std::io::stdin().as_fd().try_clone_to_owned();
+    let memory = File::from(memory.map_err(KeeperError::step("take the shared memory base"))?);
+    if !is_sealed(&memory) {
+        return Err(KeeperError::Spec("standard input is no write-sealed memory file".into()));
+    }
+    has_length(&memory, bytes)?;
+    Ok(memory)
+}
+
+fn has_length(memory: &File, bytes: u64) -> Result<(), KeeperError> {
+    let length = memory.metadata().map_err(KeeperError::step("read the memory base"))?.len();
+    if length == bytes {
+        return Ok(());
+    }
+    Err(KeeperError::Spec(format!("the memory base has {length} bytes, the machine {bytes}")))
+}
+
+/// What a restore reads itself: its digests are known from the spec.
+pub(super) fn restore(spec: &KeeperSpec) -> Result<Option<Restore>, KeeperError> {
+    let Start::Restore { state, diff } = &spec.machine.start else { return Ok(None) };
+    let open = |file: &Verified| Ok::<_, KeeperError>((read_only(&file.path)?, file.digest));
+    Ok(Some(Restore { state: open(state)?, diff: diff.as_ref().map(open).transpose()?, state_fd: -1 }))
 }

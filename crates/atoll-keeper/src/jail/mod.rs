@@ -4,8 +4,9 @@
 //! 1. in the host's network: the socket that is served, the resolvers' sockets;
 //! 2. the cgroups, the disks, the memory file: everything of the sandbox becomes a descriptor;
 //! 3. in the sandbox's network: the TAP, the DNS socket; sockets made later belong to it too;
-//! 4. a mount namespace whose root is the shared tree, read-only, with kernel and initramfs bound in;
-//! 5. a child in a PID namespace of its own: cgroup, `/proc`, empty network, no privilege, death with the keeper, seccomp, QEMU;
+//! 4. a mount namespace whose root is the shared tree, read-only, with kernel and initramfs bound in for a cold start;
+//! 5. a child in a PID namespace and a session of its own: cgroup, `/proc`, empty network, no privilege, death with the keeper,
+//!    seccomp, QEMU;
 //! 6. the child's memory files, opened while that is still allowed; then the keeper drops to the same uid.
 //!
 //! Deliberately absent: removing anything. Namespaces of the keeper go with it; the rest is the host agent's.
@@ -18,13 +19,15 @@ mod vmm;
 
 use std::fs::File;
 use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Instant;
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::memory::Digest;
+use crate::spec::Memory;
 use crate::{KeeperError, KeeperSpec};
 
 /// What a keeper holds once its VMM has started.
@@ -40,10 +43,36 @@ pub struct Started {
     pub log: OwnedFd,
     /// The VMM.
     pub vmm: Vmm,
+    /// What guest memory is a private mapping of, and how large.
+    pub memory: MemoryBase,
+    /// What the machine goes on from, if it does.
+    pub restore: Option<Restore>,
     /// Where the guest asks for names, if it may.
     pub dns: Option<Dns>,
     /// The phases with their microseconds.
     pub phases: Vec<(String, u64)>,
+}
+
+/// What guest memory is a private mapping of.
+#[derive(Debug)]
+pub struct MemoryBase {
+    /// The same file that the VMM maps.
+    pub file: File,
+    /// Its length, which is the guest's memory.
+    pub bytes: u64,
+    /// Whether it is a write-sealed memfd that others may have.
+    pub sealed: bool,
+}
+
+/// The files that a restore reads, with the digests that they must have.
+#[derive(Debug)]
+pub struct Restore {
+    /// The state of the devices.
+    pub state: (File, Digest),
+    /// The memory that differs from the base.
+    pub diff: Option<(File, Digest)>,
+    /// The number under which the VMM has the state.
+    pub state_fd: RawFd,
 }
 
 /// The VMM's process.
@@ -109,6 +138,15 @@ pub fn start(spec: &KeeperSpec, dir: &Path) -> Result<Started, KeeperError> {
     let void = open(&spec.network.void_netns)?;
     phases.end("sockets");
     let disks = files::Disks::open(spec)?;
+    let memory = MemoryBase {
+        file: File::from(disks.memory.try_clone().map_err(KeeperError::step("keep the memory base"))?),
+        bytes: spec.machine.memory_bytes(),
+        sealed: spec.machine.memory == Memory::Sealed,
+    };
+    let mut restore = files::restore(spec)?;
+    if let (Some(restore), Some(fd)) = (&mut restore, &disks.state) {
+        restore.state_fd = fd.as_raw_fd();
+    }
     phases.end("files");
     let netns = open(&spec.network.netns)?;
     setns(&netns, CloneFlags::CLONE_NEWNET).map_err(KeeperError::errno("enter the sandbox's network"))?;
@@ -127,7 +165,7 @@ pub fn start(spec: &KeeperSpec, dir: &Path) -> Result<Started, KeeperError> {
     privilege::drop_to(spec.jail.uid)?;
     privilege::not_dumpable()?;
     phases.end("drop");
-    Ok(Started { listener, qmp, console, log: log.read, vmm, dns, phases: phases.done })
+    Ok(Started { listener, qmp, console, log: log.read, vmm, memory, restore, dns, phases: phases.done })
 }
 
 fn open(path: &Path) -> Result<File, KeeperError> {

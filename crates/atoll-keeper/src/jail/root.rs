@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::{Gid, Uid, chdir, chown, pivot_root};
 
-use crate::spec::Accelerator;
+use crate::spec::{Accelerator, Start};
 use crate::tree::{INITRD, KERNEL};
 use crate::{KeeperError, KeeperSpec};
 
@@ -27,8 +27,10 @@ pub(super) fn enter(spec: &KeeperSpec) -> Result<(), KeeperError> {
         .map_err(KeeperError::errno("make mounts private"))?;
     let tree = &spec.jail.tree;
     bind(tree, tree)?;
-    bind_read_only(&spec.machine.kernel, &inside(tree, KERNEL))?;
-    bind_read_only(&spec.machine.initrd, &inside(tree, INITRD))?;
+    if let Start::Cold { kernel, initrd, .. } = &spec.machine.start {
+        bind_read_only(kernel, &inside(tree, KERNEL))?;
+        bind_read_only(initrd, &inside(tree, INITRD))?;
+    }
     if spec.machine.accelerator == Accelerator::Kvm {
         devices(&inside(tree, "/dev"), spec.jail.uid)?;
     }

@@ -2,8 +2,9 @@
 //!
 //! How it works: a classic BPF program, written by hand and installed before the VMM is executed, so it holds whatever QEMU's own
 //! `-sandbox` does. Calls on the list give EPERM; `clone` gives EPERM when it asks for a namespace; `clone3` gives
-//! ENOSYS, because its flags lie in memory that a filter cannot read and libraries then fall back to `clone`; the x32 variants
-//! and other architectures kill.
+//! ENOSYS, because its flags lie in memory that a filter cannot read and libraries then fall back to `clone`; `prctl` gives EPERM
+//! for the parent-death signal, which a VMM could otherwise clear to outlive its keeper; the x32 variants and other
+//! architectures kill.
 //!
 //! Deliberately absent: an allow list. QEMU's needs change with its version; what opens new doors is known.
 
@@ -69,6 +70,7 @@ pub const DENIED: &[i64] = &[
     libc::SYS_swapoff,
     libc::SYS_reboot,
     libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -117,6 +119,11 @@ pub fn program() -> Vec<libc::sock_filter> {
         jump(JUMP_ANY_BIT, NEW_NAMESPACES, 0, 1),
         statement(RETURN, deny),
         statement(RETURN, ALLOW),
+        jump(JUMP_EQUAL, number(libc::SYS_prctl), 0, 4),
+        statement(LOAD_WORD, OFFSET_FIRST_ARGUMENT),
+        jump(JUMP_EQUAL, libc::PR_SET_PDEATHSIG.cast_unsigned(), 0, 1),
+        statement(RETURN, deny),
+        statement(RETURN, ALLOW),
     ];
     for call in DENIED {
         out.push(jump(JUMP_EQUAL, number(*call), 0, 1));
@@ -127,7 +134,10 @@ pub fn program() -> Vec<libc::sock_filter> {
 }
 
 /// Installs the program for this process and all that it starts; needs no_new_privs.
-pub(super) fn install(program: &mut [libc::sock_filter]) -> Result<(), KeeperError> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn install(program: &mut [libc::sock_filter]) -> Result<(), KeeperError> {
     let length = u16::try_from(program.len()).unwrap_or(u16::MAX);
     let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
     // SAFETY: the program lives across the call, which copies it.

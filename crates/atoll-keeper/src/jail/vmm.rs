@@ -1,7 +1,7 @@
 //! Starting the VMM as a child that cannot outlive the keeper.
 //!
 //! How it works: `clone` with a new PID namespace, so the VMM is PID 1 of its own and sees no other process. The child joins its
-//! cgroups, enters the empty network, drops privilege, asks for SIGKILL at the keeper's death (after the drop, which would
+//! cgroups, leaves the keeper's process group, enters the empty network, drops privilege, asks for SIGKILL at the keeper's death (after the drop, which would
 //! clear it), looks at a pipe that ends with the keeper in case it died before that, and executes QEMU. A second pipe,
 //! closed by the execution, tells the keeper that it happened.
 //!
@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, execve, pipe2, setsid};
 
 use super::files::{Disks, join};
 use super::{MemoryFiles, Vmm, privilege, seccomp};
@@ -69,6 +69,7 @@ pub(super) fn spawn(
         base: inherited.disks.base.as_raw_fd(),
         cow: inherited.disks.cow.as_raw_fd(),
         memory: inherited.disks.memory.as_raw_fd(),
+        state: inherited.disks.state.as_ref().map(|fd| fd.as_raw_fd()),
     };
     let words = arguments(spec, &descriptors);
     let nul = |e: std::ffi::NulError| KeeperError::Spec(e.to_string());
@@ -117,6 +118,8 @@ fn become_vmm(
 ) -> KeeperError {
     let mut prepare = || -> Result<(), KeeperError> {
         join(cgroups)?;
+        // A process group of its own: `kill(0, …)` reaches the whole group, through the borders of PID namespaces.
+        setsid().map_err(KeeperError::errno("make the VMM's session"))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, Some("subset=pid,hidepid=2"))
             .map_err(KeeperError::errno("mount the jail's /proc"))?;
@@ -132,7 +135,8 @@ fn become_vmm(
             return Err(KeeperError::step("go on: the keeper is dead")(std::io::ErrorKind::BrokenPipe.into()));
         }
         let disks = &inherited.disks;
-        for fd in [&inherited.tap, &inherited.qmp, &inherited.console, &disks.base, &disks.cow, &disks.memory] {
+        let always = [&inherited.tap, &inherited.qmp, &inherited.console, &disks.base, &disks.cow, &disks.memory];
+        for fd in always.into_iter().chain(&disks.state) {
             fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).map_err(KeeperError::errno("pass a descriptor on"))?;
         }
         let null = pipe()?;

@@ -9,7 +9,7 @@
 use std::os::fd::RawFd;
 
 use crate::KeeperSpec;
-use crate::spec::Accelerator;
+use crate::spec::{Accelerator, Start};
 use crate::tree::{INITRD, KERNEL};
 
 /// Words of the kernel's command line that every boot has.
@@ -31,6 +31,8 @@ pub struct Descriptors {
     pub cow: RawFd,
     /// The memory file.
     pub memory: RawFd,
+    /// The state of the devices, for a restore.
+    pub state: Option<RawFd>,
 }
 
 /// The command line, argv[0] first.
@@ -43,8 +45,7 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
         }
         Accelerator::Kvm => ("kvm", "host", "pit=off,pic=off,rtc=on,", String::new()),
     };
-    let extra = if machine.cmdline.is_empty() { String::new() } else { format!(" {}", machine.cmdline) };
-    let Descriptors { tap, qmp, console, base, cow, memory: ram } = fds;
+    let Descriptors { tap, qmp, console, base, cow, memory: ram, state: _ } = fds;
     let mut out = vec![spec.jail.program.to_string_lossy().into_owned()];
     let mut option = |name: &str, value: String| {
         out.push(format!("-{name}"));
@@ -88,8 +89,18 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
     option("device", format!("virtio-net-device,netdev=net,mac={}", spec.network.guest_mac));
     option("device", "virtio-rng-device".into());
     option("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
-    option("kernel", KERNEL.into());
-    option("initrd", INITRD.into());
-    option("append", format!("{CMDLINE}{clock}{extra}"));
+    match &machine.start {
+        Start::Cold { cmdline, .. } => {
+            let extra = if cmdline.is_empty() { String::new() } else { format!(" {cmdline}") };
+            option("kernel", KERNEL.into());
+            option("initrd", INITRD.into());
+            option("append", format!("{CMDLINE}{clock}{extra}"));
+        }
+        // The kernel is in the memory already. Without -S the guest would run before it is asked to.
+        Start::Restore { .. } => {
+            option("S", String::new());
+            option("incoming", "defer".into());
+        }
+    }
     out
 }

@@ -6,6 +6,7 @@
 //! Deliberately absent: knowledge of single commands.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 
 /// Longest line that is taken; QEMU's longest (a description of a device) is far below.
 const MAX_LINE: usize = 256 * 1024;
+/// Longest description of a failure that is passed on.
+const MAX_REASON: usize = 1024;
 /// How long a command may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -61,8 +64,8 @@ struct Failure {
 #[derive(Debug, Default)]
 pub struct Qmp {
     input: Vec<u8>,
-    /// Bytes to be written to QEMU.
-    pub output: VecDeque<u8>,
+    /// Lines to be written to QEMU, the first of them perhaps in part, with the descriptor that goes with each.
+    pub output: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     /// `(id = token, deadline)` of commands without an answer.
     waiting: Vec<(u64, Instant)>,
 }
@@ -70,12 +73,16 @@ pub struct Qmp {
 impl Qmp {
     /// Writes a command down; its answer will carry `token`, which must not be 0 or in use.
     pub fn command(&mut self, token: u64, name: &str, arguments: &Value, now: Instant) {
+        self.command_with(token, name, arguments, None, now);
+    }
+
+    /// The same with a descriptor that QEMU is to receive.
+    pub fn command_with(&mut self, token: u64, name: &str, arguments: &Value, fd: Option<OwnedFd>, now: Instant) {
         let mut document = json!({"execute": name, "id": token});
         if !arguments.is_null() {
             document["arguments"] = arguments.clone();
         }
-        self.output.extend(document.to_string().bytes());
-        self.output.push_back(b'\n');
+        self.output.push_back((format!("{document}\n").into_bytes(), fd));
         self.waiting.push((token, now + DEADLINE));
     }
 
@@ -124,7 +131,7 @@ impl Qmp {
         let known = self.waiting.iter().position(|(id, _)| *id == token)?;
         self.waiting.swap_remove(known);
         let result = match (document.done, document.error) {
-            (_, Some(failure)) => Err(failure.desc),
+            (_, Some(failure)) => Err(failure.desc.chars().take(MAX_REASON).collect()),
             (value, None) => Ok(value.unwrap_or(Value::Null)),
         };
         Some(Heard::Answer { token, result })

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 
-use crate::protocol::{Line, MAX_LINE};
+use crate::protocol::{Line, MAX_LINE, MAX_STREAMS, OLDEST};
 use crate::wire;
 
 /// Most bytes that wait for a slow reader.
@@ -23,7 +23,11 @@ pub(super) struct Connection {
     /// Never used twice.
     pub(super) number: u64,
     pub(super) socket: UnixStream,
+    /// What `hello` settled on.
+    pub(super) version: u32,
     input: Vec<u8>,
+    /// Came along and belong to the next request that takes any.
+    descriptors: VecDeque<OwnedFd>,
     output: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     waiting: usize,
     /// To be dropped when everything is written, or at once if nothing can be.
@@ -32,7 +36,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(number: u64, socket: UnixStream) -> Self {
-        Self { number, socket, input: Vec::new(), output: VecDeque::new(), waiting: 0, closing: false }
+        let (descriptors, output) = (VecDeque::new(), VecDeque::new());
+        Self { number, socket, version: OLDEST, input: Vec::new(), descriptors, output, waiting: 0, closing: false }
     }
 
     pub(super) fn wants_to_write(&self) -> bool {
@@ -47,10 +52,12 @@ impl Connection {
     /// Reads what is there and answers the whole lines; `Err` when the peer is gone or talks too much.
     pub(super) fn read(&mut self) -> Result<Vec<Vec<u8>>, ()> {
         let mut buffer = [0; 16 * 1024];
-        // Descriptors that a peer sends are not wanted and closed here.
         let received = match wire::receive(self.socket.as_fd(), &mut buffer) {
             Ok((0, _)) => return Err(()),
-            Ok((n, _)) => n,
+            Ok((n, descriptors)) => {
+                self.descriptors.extend(descriptors);
+                n
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Vec::new()),
             Err(_) => return Err(()),
         };
@@ -60,7 +67,13 @@ impl Connection {
             let rest = self.input.split_off(end + 1);
             lines.push(std::mem::replace(&mut self.input, rest));
         }
-        if self.input.len() > MAX_LINE { Err(()) } else { Ok(lines) }
+        let within = self.input.len() <= MAX_LINE && self.descriptors.len() <= MAX_STREAMS;
+        if within { Ok(lines) } else { Err(()) }
+    }
+
+    /// The descriptors that came with a request; none when there are fewer.
+    pub(super) fn take_descriptors(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
+        (self.descriptors.len() >= count).then(|| self.descriptors.drain(..count).collect())
     }
 
     /// Queues a line and its descriptors.

@@ -1,11 +1,12 @@
 //! What a keeper knows, and its loop.
 //!
 //! How it works: [`Keeper::serve`] polls everything, then lets each ready descriptor do a bounded piece of work. Requests are
-//! answered in [`super::ops`].
+//! answered in [`super::ops`]; snapshot and restore are chains of steps of their own. QEMU may be an attacker by now: what it
+//! says is bounded, and greetings and answers that nobody asked for mean nothing.
 //!
 //! Deliberately absent: the jail; it stands when this begins.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
@@ -16,17 +17,22 @@ use serde_json::{Value, json};
 
 use super::connection::Connection;
 use super::dns::Forwarder;
+use super::restore::{self, Restoring};
 use super::ring::Ring;
+use super::snapshot::{self, Taking};
+use super::worker::Worker;
 use crate::jail::Started;
-use crate::protocol::{Event, Line};
+use crate::protocol::{Event, Line, Refusal, Snapshot};
 use crate::qemu::qmp::{Heard, Qmp};
-use crate::{KeeperError, KeeperSpec};
+use crate::{KeeperError, KeeperSpec, wire};
 
 const CONSOLE_BYTES: usize = 256 * 1024;
 const LOG_BYTES: usize = 8 * 1024;
 const UNCLAIMED: Duration = Duration::from_secs(60);
 const AFTER_EXIT: Duration = Duration::from_secs(600);
 const MAX_CONNECTIONS: usize = 16;
+/// Longest word of QEMU for what it does that is passed on.
+const MAX_STATUS: usize = 32;
 /// The token of commands that nobody waits for.
 const OWN: u64 = u64::MAX;
 
@@ -58,6 +64,13 @@ pub(super) struct Keeper {
     pub(super) exited: Option<(i32, Instant)>,
     pub(super) run_state: String,
     pub(super) ending: bool,
+    pub(super) taking: Option<Taking>,
+    pub(super) last_snapshot: Option<Box<Snapshot>>,
+    pub(super) restoring: Option<Restoring>,
+    /// Of the snapshot or the restore.
+    pub(super) worker: Option<Worker>,
+    /// Whether QEMU has greeted; a second greeting is none of QEMU's.
+    greeted: bool,
     /// Why the virtual CPUs are about to stop.
     stop_reason: &'static str,
     born: Instant,
@@ -71,6 +84,7 @@ impl Keeper {
             sandbox: spec.sandbox.to_string(),
             incarnation: spec.incarnation.0,
             dns: started.dns.take().map(Forwarder::new),
+            restoring: started.restore.take().map(Restoring::new),
             started,
             qmp: Qmp::default(),
             waiting: Vec::new(),
@@ -85,6 +99,10 @@ impl Keeper {
             exited: None,
             run_state: "starting".into(),
             ending: false,
+            taking: None,
+            last_snapshot: None,
+            worker: None,
+            greeted: false,
             stop_reason: "other",
             born: Instant::now(),
         })
@@ -120,7 +138,8 @@ impl Keeper {
         let unclaimed = (self.claim == 0).then(|| self.born + UNCLAIMED);
         let forgotten = self.exited.map(|(_, at)| at + AFTER_EXIT);
         let dns = self.dns.as_ref().and_then(Forwarder::deadline);
-        [unclaimed, forgotten, dns, self.qmp.deadline()].into_iter().flatten().min()
+        let restore = self.restoring.as_ref().and_then(Restoring::deadline);
+        [unclaimed, forgotten, dns, restore, self.qmp.deadline()].into_iter().flatten().min()
     }
 
     /// Waits for the next thing; answers what each polled descriptor is ready for, in the order of [`Slot::all`].
@@ -139,6 +158,9 @@ impl Keeper {
             add(Slot::Qmp, self.started.qmp.as_fd(), read | out);
             add(Slot::Console, self.started.console.as_fd(), read);
             add(Slot::Log, self.started.log.as_fd(), read);
+        }
+        if let Some(worker) = &self.worker {
+            add(Slot::Worker, worker.as_fd(), read);
         }
         for (index, fd) in self.dns.iter().flat_map(|dns| dns.descriptors()).enumerate() {
             add(Slot::Dns(index), fd, read);
@@ -171,6 +193,7 @@ impl Keeper {
                 Slot::Log => self.drain_log(),
                 Slot::Qmp => self.talk(now),
                 Slot::Exit => self.reap(now),
+                Slot::Worker => self.hear_worker(now),
                 Slot::Dns(0) => self.dns.iter_mut().for_each(|dns| dns.ask(now)),
                 Slot::Dns(index) => self.dns.iter_mut().for_each(|dns| dns.answer(index - 1)),
                 Slot::Connection(number) => self.hear(*number, now),
@@ -224,12 +247,7 @@ impl Keeper {
 
     /// Writes commands to QEMU and takes what it says.
     fn talk(&mut self, now: Instant) {
-        let (front, _) = self.qmp.output.as_slices();
-        if !front.is_empty()
-            && let Ok(n) = self.started.qmp.write(front)
-        {
-            self.qmp.output.drain(..n);
-        }
+        self.say_to_qemu();
         let mut buffer = [0; 16 * 1024];
         let heard = match self.started.qmp.read(&mut buffer) {
             Ok(n) => self.qmp.feed(&buffer[..n]),
@@ -237,29 +255,81 @@ impl Keeper {
         };
         for word in heard {
             match word {
-                Heard::Ready => self.own("qmp_capabilities", now),
-                Heard::Answer { token: OWN, result: Ok(value) } => self.own_answer(&value, now),
-                Heard::Answer { token, result } => self.answered(token, result),
-                Heard::Event { name, data } => self.qemu_event(&name, &data),
+                Heard::Ready if self.greeted => {}
+                Heard::Ready => {
+                    self.greeted = true;
+                    self.own("qmp_capabilities", now);
+                }
+                Heard::Answer { token, result } => self.answered(token, result, now),
+                Heard::Event { name, data } => self.qemu_event(&name, &data, now),
                 Heard::Garbage(_) => {}
             }
         }
     }
 
-    fn own(&mut self, command: &str, now: Instant) {
+    /// Writes one command, which may come with a descriptor.
+    fn say_to_qemu(&mut self) {
+        let Some((line, descriptor)) = self.qmp.output.front_mut() else { return };
+        let raw: Vec<i32> = descriptor.iter().map(|fd| fd.as_raw_fd()).collect();
+        if let Ok(n) = wire::send(self.started.qmp.as_fd(), line, &raw) {
+            *descriptor = None;
+            line.drain(..n);
+            if line.is_empty() {
+                self.qmp.output.pop_front();
+            }
+        }
+    }
+
+    pub(super) fn own(&mut self, command: &str, now: Instant) {
         self.qmp.command(OWN, command, &Value::Null, now);
+    }
+
+    /// QEMU answered a command, or did not in time.
+    fn answered(&mut self, token: u64, result: Result<Value, String>, now: Instant) {
+        match token {
+            OWN => self.own_answer(&result.unwrap_or_default(), now),
+            snapshot::TOKEN => self.snapshot_answered(result, now),
+            restore::TOKEN => self.restore_answered(result, now),
+            token => self.request_answered(token, result),
+        }
     }
 
     /// Capabilities answer nothing; then the status is asked for, which answers `{"status": …}`.
     fn own_answer(&mut self, value: &Value, now: Instant) {
         match value.get("status").and_then(Value::as_str) {
-            Some(status) => status.clone_into(&mut self.run_state),
-            None => self.own("query-status", now),
+            Some(status) => self.run_state = status.chars().take(MAX_STATUS).collect(),
+            None if self.run_state == "starting" => {
+                self.run_state = "started".into();
+                self.own("query-status", now);
+                self.begin_restore();
+            }
+            None => {}
         }
     }
 
-    fn qemu_event(&mut self, name: &str, data: &Value) {
+    fn hear_worker(&mut self, now: Instant) {
+        let Some(worker) = &mut self.worker else { return };
+        let (words, ended) = worker.hear();
+        if ended {
+            self.worker = None;
+        }
+        for word in words {
+            if self.taking.is_some() { self.snapshot_word(word, now) } else { self.restore_word(word, now) }
+        }
+        if ended {
+            // Without effect on what has had its last word.
+            let lost = Refusal::new("failed", "the worker ended without a word");
+            if self.taking.as_ref().is_some_and(|taking| !taking.has_outcome()) {
+                self.fail_snapshot(lost, now);
+            } else if self.restoring.as_ref().is_some_and(Restoring::is_preparing) {
+                self.fail_restore(lost);
+            }
+        }
+    }
+
+    fn qemu_event(&mut self, name: &str, data: &Value, now: Instant) {
         match name {
+            "MIGRATION" => self.migration_event(data.get("status").and_then(Value::as_str).unwrap_or(""), now),
             "BLOCK_IO_ERROR" if data.get("nospace") == Some(&json!(true)) => self.stop_reason = "disk_full",
             "STOP" => {
                 self.run_state = "paused".into();
@@ -282,8 +352,9 @@ impl Keeper {
 
     fn overdue(&mut self, now: Instant) {
         for token in self.qmp.overdue(now) {
-            self.answered(token, Err("no answer within 10 s".into()));
+            self.answered(token, Err("no answer within 10 s".into()), now);
         }
+        self.restore_overdue(now);
         if let Some(dns) = &mut self.dns {
             dns.expire(now);
         }
@@ -300,13 +371,19 @@ impl Keeper {
         drain(&mut self.started.console, &mut self.console);
         self.run_state = "exited".into();
         self.exited = Some((status, now));
-        self.tell(Event::VmmExited { status, log: self.log.text() });
+        let log = self.log.text();
+        self.fail_restore(Refusal::new("failed", format!("the VMM ended while it was restored ({status}): {log}")));
+        if self.worker.is_none() {
+            self.fail_snapshot(Refusal::new("vmm_gone", "the VMM has ended"), now);
+        }
+        self.tell(Event::VmmExited { status, log });
     }
 
-    /// Tells the claimant.
+    /// Tells the claimant, if it knows such events.
     pub(super) fn tell(&mut self, event: Event) {
-        let claimant = self.claimant;
-        if let Some(connection) = self.connections.iter_mut().find(|c| Some(c.number) == claimant) {
+        let (claimant, since) = (self.claimant, event.since());
+        let mut connections = self.connections.iter_mut();
+        if let Some(connection) = connections.find(|c| Some(c.number) == claimant && c.version >= since) {
             connection.say(&Line::Event { event }, Vec::new());
         }
     }
@@ -335,6 +412,7 @@ enum Slot {
     Qmp,
     Console,
     Log,
+    Worker,
     /// 0 is the guest's.
     Dns(usize),
     Connection(u64),

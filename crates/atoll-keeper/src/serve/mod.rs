@@ -2,7 +2,8 @@
 //!
 //! How it works: `poll` over the served socket, its connections, the VMM's end, its control channel, console and log, and the DNS
 //! sockets. Nothing here waits: sockets are non-blocking, outputs are bounded, commands to QEMU have deadlines; so `state`
-//! and `kill` answer even while QEMU hangs.
+//! and `kill` answer even while QEMU hangs. What must wait, reading a guest's memory and putting files on disk, is done by a
+//! forked child ([`worker`]), because no slice of an fsync is short.
 //!
 //! ```text
 //!   unclaimed ──claim──> claimed ──connection lost──> waiting for a claim (the VM goes on)
@@ -10,13 +11,16 @@
 //!       └──────> end <──────┘
 //! ```
 //!
-//! Deliberately absent: threads, timers other than the poll's timeout.
+//! Deliberately absent: threads; timers other than the poll's timeout.
 
 mod connection;
 mod dns;
 mod keeper;
 mod ops;
+mod restore;
 mod ring;
+mod snapshot;
+mod worker;
 
 use std::path::Path;
 

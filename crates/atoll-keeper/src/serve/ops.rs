@@ -1,15 +1,16 @@
 //! Answering requests.
 //!
-//! How it works: a request is answered at once, or noted until QEMU answers the command that it became.
+//! How it works: a request is answered at once, or noted until QEMU answers the command that it became, or a chain of steps ends.
 //!
 //! Deliberately absent: waiting.
 
 use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::keeper::{Keeper, Waiting};
+use super::restore::Restoring;
 use crate::protocol::{Answer, Event, Line, MAX_STREAMS, OLDEST, Op, Refusal, Request, State, VERSION};
 
 /// Bytes of the console in one answer.
@@ -51,9 +52,14 @@ impl Keeper {
         if request.op.needs_claim() && self.claimant != Some(number) {
             return Err(Refusal::new("not_claimant", format!("`{}` is for the claimant alone", request.op.name())));
         }
+        let op = &request.op;
+        if self.connection(number).is_some_and(|connection| connection.version < op.since()) {
+            let message = format!("`{}` is of protocol version {}, which was not settled on", op.name(), op.since());
+            return Err(Refusal::new("version", message));
+        }
         let done = |answer| Ok(Now::Done(answer));
         match &request.op {
-            Op::Hello { version } => done(self.hello(*version)?),
+            Op::Hello { version } => done(self.hello(number, *version)?),
             Op::Claim { number: claim } => done(self.take_claim(number, *claim)?),
             Op::State => done(Answer::State(Box::new(self.state()))),
             Op::SecretsPut { secrets } => {
@@ -62,10 +68,14 @@ impl Keeper {
             }
             Op::SecretsGet => done(Answer::Secrets(self.secrets.clone())),
             Op::Pause => {
+                self.unhindered("pause")?;
                 self.expect_stop("asked");
-                self.ask_qemu(number, request.id, "stop", now)
+                self.ask_qemu(number, request.id, "stop", &Value::Null, now)
             }
-            Op::Resume => self.ask_qemu(number, request.id, "cont", now),
+            Op::Resume => {
+                self.unhindered("resume")?;
+                self.ask_qemu(number, request.id, "cont", &Value::Null, now)
+            }
             Op::Kill => done(self.kill()?),
             Op::Streams { count } => Self::streams(*count),
             Op::Console { from } => {
@@ -76,15 +86,68 @@ impl Keeper {
                 self.ending = true;
                 done(Answer::Empty)
             }
+            Op::Snapshot { then } => {
+                let files = self.connection(number).and_then(|c| c.take_descriptors(op.descriptors()));
+                let files =
+                    files.ok_or_else(|| Refusal::new("failed", "the files of the snapshot did not come along"))?;
+                self.begin_snapshot((number, request.id), *then, files, now)?;
+                Ok(Now::Later)
+            }
+            Op::AwaitRestore => Ok(self.await_restore((number, request.id))?.map_or(Now::Later, Now::Done)),
+            Op::ResizeDisk { bytes } => {
+                self.unhindered("resize_disk")?;
+                self.ask_qemu(number, request.id, "block_resize", &json!({"device": "cow", "size": bytes}), now)
+            }
+            Op::MemoryBase => self.memory_base(),
         }
     }
 
-    fn hello(&self, version: u32) -> Result<Answer, Refusal> {
+    /// Refuses while a snapshot or a restore has the VM, or there is none any more.
+    pub(super) fn unhindered(&self, what: &str) -> Result<(), Refusal> {
+        if self.exited.is_some() {
+            return Err(Refusal::new("vmm_gone", "the VMM has ended"));
+        }
+        match &self.restoring {
+            Some(restoring) if !restoring.is_ready() => {
+                return Err(Refusal::new("busy", format!("`{what}` must wait for the restore")));
+            }
+            _ => {}
+        }
+        match &self.taking {
+            Some(taking) if !taking.is_captured() => {
+                Err(Refusal::new("busy", format!("`{what}` must wait for the snapshot")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses while any snapshot or restore is under way.
+    pub(super) fn idle(&self, what: &str) -> Result<(), Refusal> {
+        self.unhindered(what)?;
+        if self.taking.is_some() || self.worker.is_some() {
+            return Err(Refusal::new("busy", format!("`{what}` must wait for the snapshot before it")));
+        }
+        Ok(())
+    }
+
+    fn memory_base(&self) -> Result<Now, Refusal> {
+        let memory = &self.started.memory;
+        if !memory.sealed {
+            return Err(Refusal::new("failed", "the memory base is a file of this sandbox alone"));
+        }
+        let copy = memory.file.try_clone().map_err(|e| Refusal::new("failed", e.to_string()))?;
+        Ok(Now::With(Answer::MemoryBase, vec![copy.into()]))
+    }
+
+    fn hello(&mut self, number: u64, version: u32) -> Result<Answer, Refusal> {
         if version < OLDEST {
             let message = format!("protocol version {version} is too old; this keeper speaks {OLDEST} to {VERSION}");
             return Err(Refusal::new("version", message));
         }
         let version = version.min(VERSION);
+        if let Some(connection) = self.connection(number) {
+            connection.version = version;
+        }
         Ok(Answer::Hello { version, sandbox: self.sandbox.clone(), incarnation: self.incarnation })
     }
 
@@ -114,35 +177,52 @@ impl Keeper {
             console_offset: self.console.end(),
             vmm_log: self.log.text(),
             phases: self.started.phases.clone(),
+            busy: self.busy().map(str::to_owned),
+            snapshot: self.last_snapshot.clone(),
         }
     }
 
-    fn ask_qemu(&mut self, connection: u64, request: u64, command: &str, now: Instant) -> Result<Now, Refusal> {
-        if self.exited.is_some() {
-            return Err(Refusal::new("vmm_gone", "the VMM has ended"));
-        }
+    fn busy(&self) -> Option<&'static str> {
+        let restoring = self.restoring.as_ref().is_some_and(Restoring::is_under_way);
+        if self.taking.is_some() { Some("snapshot") } else { restoring.then_some("restore") }
+    }
+
+    fn ask_qemu(
+        &mut self,
+        connection: u64,
+        request: u64,
+        command: &str,
+        arguments: &Value,
+        now: Instant,
+    ) -> Result<Now, Refusal> {
         let token = self.next_token;
         self.next_token += 1;
-        self.qmp.command(token, command, &Value::Null, now);
+        self.qmp.command(token, command, arguments, now);
         self.waiting.push(Waiting { token, connection, request });
         Ok(Now::Later)
     }
 
-    /// QEMU answered, or did not in time.
-    pub(super) fn answered(&mut self, token: u64, result: Result<Value, String>) {
+    /// QEMU answered what became of a request, or did not in time.
+    pub(super) fn request_answered(&mut self, token: u64, result: Result<Value, String>) {
         let Some(index) = self.waiting.iter().position(|w| w.token == token) else { return };
         let waiting = self.waiting.swap_remove(index);
-        let id = waiting.request;
-        let line = match result {
-            Ok(_) => Line::Done { id, ok: Answer::Empty },
-            Err(message) => Line::Failed { id, error: Refusal::new("vmm_silent", message) },
+        let answer = result.map(|_| Answer::Empty).map_err(|message| Refusal::new("vmm_silent", message));
+        self.reply(waiting.connection, waiting.request, answer);
+    }
+
+    /// Answers a request late; one whose connection is gone needs none.
+    pub(super) fn reply(&mut self, connection: u64, id: u64, answer: Result<Answer, Refusal>) {
+        let line = match answer {
+            Ok(ok) => Line::Done { id, ok },
+            Err(error) => Line::Failed { id, error },
         };
-        if let Some(connection) = self.connection(waiting.connection) {
+        if let Some(connection) = self.connection(connection) {
             connection.say(&line, Vec::new());
         }
     }
 
-    fn kill(&mut self) -> Result<Answer, Refusal> {
+    /// Kills the VMM.
+    pub(super) fn kill(&mut self) -> Result<Answer, Refusal> {
         if self.exited.is_some() {
             return Ok(Answer::Empty);
         }

@@ -1,0 +1,3 @@
+//! What the keeper's parts promise, through their public interfaces.
+
+mod memory;
