@@ -1,2 +1,66 @@
-//! Not written yet.
-fn main() {}
+//! The project's own commands: `cargo xtask build | check | check-deps | test | demo`.
+//!
+//! How it works: one file per command; `make` and `.ci/run` call nothing else. What takes long is a [`stage`], with a line
+//! and a time of its own. Only std, anyhow and serde_json, so that it compiles in seconds.
+//!
+//! Deliberately absent: installing packages (`scripts/setup`), and anything that a running Atoll needs.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool prints"
+)]
+
+mod build;
+mod check;
+mod check_deps;
+mod demo;
+mod files;
+mod placement;
+mod stage;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::build::Profile;
+use crate::workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  build [--profile release|dist]  the one binary, with keeper and guest agent inside: target/PROFILE/atoll
+  check                           format, file rules, crate directions, clippy
+  check-deps                      crate directions alone
+  test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
+  demo                            boots a real VM and runs a Python program inside it";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let workspace = Workspace::find()?;
+    match words.as_slice() {
+        ["build"] => build::run(&workspace, Profile::Release).map(|_| ()),
+        ["build", "--profile", name] => build::run(&workspace, Profile::parse(name)?).map(|_| ()),
+        ["check"] => check::run(&workspace),
+        ["check-deps"] => check_deps::run(&workspace),
+        ["test", stages @ ..] => test::run(&workspace, stages),
+        ["demo"] => demo::run(&workspace),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command `{}`\n{USAGE}", other.join(" ")),
+    }
+}

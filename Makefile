@@ -1,0 +1,20 @@
+# Two commands do all the set-up: `make demo` and `make test`. Everything else is `cargo xtask`.
+.PHONY: demo test soak build check bench clean setup
+
+demo: setup ## boots a real microVM and runs a Python program inside it
+	cargo xtask demo
+
+test: setup ## everything: format, lints, unit, property, store and end-to-end tests with real VMs
+	cargo xtask test
+
+build: setup ## target/release/atoll
+	cargo xtask build
+
+check: ## what can be said without running anything
+	cargo xtask check
+
+clean: ## what was built in this clone; images and the build cache outside stay
+	cargo clean
+
+setup:
+	@scripts/setup
