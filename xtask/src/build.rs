@@ -61,9 +61,7 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Tells a cargo command where they are; without it cargo would build a binary that carries nothing.
     pub(crate) fn tell(&self, command: &mut Command) {
-        command
-            .env("ATOLL_EMBED_KEEPER", &self.keeper)
-            .env("ATOLL_EMBED_GUEST", &self.guest);
+        command.env("ATOLL_EMBED_KEEPER", &self.keeper).env("ATOLL_EMBED_GUEST", &self.guest);
     }
 }
 
@@ -71,49 +69,20 @@ impl Embedded {
 pub(crate) fn run(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     let _held = workspace.lock()?;
     let embedded = static_parts(workspace, profile)?;
-    let mut command = workspace.cargo(&[
-        "build",
-        "--profile",
-        profile.name(),
-        "--package",
-        "atoll",
-        "--bin",
-        "atoll",
-    ]);
+    let mut command = workspace.cargo(&["build", "--profile", profile.name(), "--package", "atoll", "--bin", "atoll"]);
     embedded.tell(&mut command);
     stage::run(&mut command)?;
-    let binary = workspace
-        .root
-        .join("target")
-        .join(profile.name())
-        .join("atoll");
-    place(
-        &workspace.target.join(profile.name()).join("atoll"),
-        &binary,
-    )?;
+    let binary = workspace.root.join("target").join(profile.name()).join("atoll");
+    place(&workspace.target.join(profile.name()).join("atoll"), &binary)?;
     Ok(binary)
 }
 
 /// Builds keeper and guest agent without shared libraries.
 fn static_parts(workspace: &Workspace, profile: Profile) -> Result<Embedded> {
     let target = static_target()?;
-    let packages = [
-        "--package",
-        "atoll-keeper",
-        "--package",
-        "atoll-guest",
-        "--bins",
-    ];
-    let mut command = workspace.cargo(&[
-        "build",
-        "--profile",
-        profile.of_static(),
-        "--target",
-        &target,
-    ]);
-    command
-        .args(packages)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let packages = ["--package", "atoll-keeper", "--package", "atoll-guest", "--bins"];
+    let mut command = workspace.cargo(&["build", "--profile", profile.of_static(), "--target", &target]);
+    command.args(packages).env("RUSTFLAGS", "-C target-feature=+crt-static");
     stage::run(&mut command)?;
     let built = workspace.target.join(&target).join(profile.of_static());
     let embedded = embedded(workspace, profile);
@@ -125,37 +94,21 @@ fn static_parts(workspace: &Workspace, profile: Profile) -> Result<Embedded> {
 /// Where keeper and guest agent of a profile lie.
 pub(crate) fn embedded(workspace: &Workspace, profile: Profile) -> Embedded {
     let dir = workspace.root.join("target/embed").join(profile.name());
-    Embedded {
-        keeper: dir.join("atoll-keeper"),
-        guest: dir.join("atoll-guest"),
-    }
+    Embedded { keeper: dir.join("atoll-keeper"), guest: dir.join("atoll-guest") }
 }
 
 /// The target whose programs need no shared library.
 fn static_target() -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let ask = |argument: &[&str]| -> Result<String> {
-        let output = Command::new(&rustc)
-            .args(argument)
-            .output()
-            .context("cannot start rustc")?;
+        let output = Command::new(&rustc).args(argument).output().context("cannot start rustc")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let version = ask(&["-vV"])?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc -vV names no host")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let musl = host.replace("-gnu", "-musl");
-    let libraries = Path::new(ask(&["--print", "sysroot"])?.trim())
-        .join("lib/rustlib")
-        .join(&musl)
-        .join("lib");
-    Ok(if libraries.is_dir() {
-        musl
-    } else {
-        host.to_owned()
-    })
+    let libraries = Path::new(ask(&["--print", "sysroot"])?.trim()).join("lib/rustlib").join(&musl).join("lib");
+    Ok(if libraries.is_dir() { musl } else { host.to_owned() })
 }
 
 /// Copies a file unless the same content is there already (a newer time would rebuild what embeds it).

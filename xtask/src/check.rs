@@ -26,9 +26,7 @@ pub(crate) fn stages_of(workspace: &Workspace, stages: &mut Stages) {
 
 /// What takes seconds.
 pub(crate) fn quick(workspace: &Workspace, stages: &mut Stages) {
-    stages.run("format", || {
-        stage::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))
-    });
+    stages.run("format", || stage::run(&mut workspace.cargo(&["fmt", "--all", "--check"])));
     stages.run("file rules", || files::run(&workspace.root));
     stages.run("placement", || placement::run(&workspace.root));
     stages.run("crate directions", || check_deps::run(workspace));
@@ -37,13 +35,7 @@ pub(crate) fn quick(workspace: &Workspace, stages: &mut Stages) {
 /// Lints of the compiler and of clippy, all targets, warnings are errors.
 pub(crate) fn clippy(workspace: &Workspace, stages: &mut Stages) {
     stages.run("clippy", || {
-        let mut command = workspace.cargo(&[
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-        ]);
+        let mut command = workspace.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--locked"]);
         stage::run(command.args(["--", "-D", "warnings"]))
     });
 }

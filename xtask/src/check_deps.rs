@@ -23,37 +23,9 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("atoll-disk", &["atoll-domain"]),
     ("atoll-guest", &["atoll-domain", "atoll-proto"]),
     ("atoll-guest-client", &["atoll-domain", "atoll-proto"]),
-    (
-        "atoll-host",
-        &[
-            "atoll-domain",
-            "atoll-proto",
-            "atoll-keeper",
-            "atoll-net",
-            "atoll-disk",
-            "atoll-guest-client",
-        ],
-    ),
-    (
-        "atoll-control",
-        &[
-            "atoll-domain",
-            "atoll-proto",
-            "atoll-store",
-            "atoll-auth",
-            "atoll-guest-client",
-        ],
-    ),
-    (
-        "atoll-web",
-        &[
-            "atoll-domain",
-            "atoll-api",
-            "atoll-auth",
-            "atoll-control",
-            "atoll-guest-client",
-        ],
-    ),
+    ("atoll-host", &["atoll-domain", "atoll-proto", "atoll-keeper", "atoll-net", "atoll-disk", "atoll-guest-client"]),
+    ("atoll-control", &["atoll-domain", "atoll-proto", "atoll-store", "atoll-auth", "atoll-guest-client"]),
+    ("atoll-web", &["atoll-domain", "atoll-api", "atoll-auth", "atoll-control", "atoll-guest-client"]),
     ("atoll-client", &["atoll-domain", "atoll-api"]),
     (
         "atoll",
@@ -72,17 +44,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "atoll-client",
         ],
     ),
-    (
-        "atoll-testkit",
-        &[
-            "atoll-domain",
-            "atoll-api",
-            "atoll-client",
-            "atoll-control",
-            "atoll-store",
-            "atoll-web",
-        ],
-    ),
+    ("atoll-testkit", &["atoll-domain", "atoll-api", "atoll-client", "atoll-control", "atoll-store", "atoll-web"]),
     ("xtask", &[]),
 ];
 
@@ -95,26 +57,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("sea-orm", &["atoll-store"]),
     ("sqlx", &["atoll-store"]),
     ("rusqlite", &["atoll-store"]),
-    (
-        "connectrpc",
-        &[
-            "atoll-proto",
-            "atoll-guest",
-            "atoll-guest-client",
-            "atoll-host",
-            "atoll-control",
-        ],
-    ),
-    (
-        "buffa",
-        &[
-            "atoll-proto",
-            "atoll-guest",
-            "atoll-guest-client",
-            "atoll-host",
-            "atoll-control",
-        ],
-    ),
+    ("connectrpc", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control"]),
+    ("buffa", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control"]),
     ("clap", &["atoll"]),
     ("anyhow", &["atoll", "xtask"]),
     ("reqwest", &["atoll-client"]),
@@ -134,18 +78,12 @@ struct Dependency<'a> {
 
 /// Compares the workspace with the tables.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    let output = workspace
-        .cargo(&["metadata", "--no-deps", "--format-version", "1"])
-        .output();
+    let output = workspace.cargo(&["metadata", "--no-deps", "--format-version", "1"]).output();
     let output = output.context("cannot start cargo metadata")?;
     if !output.status.success() {
-        bail!(
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let metadata: Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata is not JSON")?;
     let wrong = faults(&metadata)?;
     for fault in &wrong {
         println!("{fault}");
@@ -158,16 +96,12 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 
 /// Every dependency that a table forbids.
 fn faults(metadata: &Value) -> Result<Vec<String>> {
-    let packages = metadata["packages"]
-        .as_array()
-        .context("cargo metadata has no packages")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let mut wrong = Vec::new();
     for package in packages {
         let of = package["name"].as_str().unwrap_or_default();
         let Some((_, allowed)) = DIRECTIONS.iter().find(|(name, _)| *name == of) else {
-            wrong.push(format!(
-                "{of}: not in the table of crate directions (xtask/src/check_deps.rs)"
-            ));
+            wrong.push(format!("{of}: not in the table of crate directions (xtask/src/check_deps.rs)"));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -184,12 +118,7 @@ fn faults(metadata: &Value) -> Result<Vec<String>> {
 }
 
 fn fault(dependency: Dependency<'_>, allowed: &[&str]) -> Option<String> {
-    let Dependency {
-        of,
-        on,
-        kind,
-        optional,
-    } = dependency;
+    let Dependency { of, on, kind, optional } = dependency;
     if kind == "dev" || of == on {
         return None;
     }
@@ -197,23 +126,15 @@ fn fault(dependency: Dependency<'_>, allowed: &[&str]) -> Option<String> {
         return Some(format!("{of} -> {on}: against the crate directions"));
     }
     if of == "atoll-domain" && !PURE.contains(&on) {
-        return Some(format!(
-            "{of} -> {on}: atoll-domain is pure (only {})",
-            PURE.join(", ")
-        ));
+        return Some(format!("{of} -> {on}: atoll-domain is pure (only {})", PURE.join(", ")));
     }
     if of == "atoll-keeper" && on == "tokio" && !optional {
-        return Some(format!(
-            "{of} -> {on}: the keeper itself is built without tokio"
-        ));
+        return Some(format!("{of} -> {on}: the keeper itself is built without tokio"));
     }
-    let confined = CONFINED
-        .iter()
-        .filter(|(name, _)| on == *name || on.starts_with(&format!("{name}-")));
+    let confined = CONFINED.iter().filter(|(name, _)| on == *name || on.starts_with(&format!("{name}-")));
     // The longest name that fits decides: utoipa-axum is not utoipa.
     let (name, only) = confined.max_by_key(|(name, _)| name.len())?;
-    (!only.contains(&of) && kind == "normal")
-        .then(|| format!("{of} -> {on}: {name} is for {} alone", only.join(", ")))
+    (!only.contains(&of) && kind == "normal").then(|| format!("{of} -> {on}: {name} is for {} alone", only.join(", ")))
 }
 
 #[cfg(test)]
@@ -238,11 +159,7 @@ mod tests {
             ("atoll-web", "atoll-testkit"),
             ("atoll-new", "serde"),
         ] {
-            assert_eq!(
-                faults(&metadata(of, on, None)).unwrap().len(),
-                1,
-                "{of} -> {on}"
-            );
+            assert_eq!(faults(&metadata(of, on, None)).unwrap().len(), 1, "{of} -> {on}");
         }
     }
 
@@ -255,11 +172,7 @@ mod tests {
             ("atoll-host", "atoll-keeper", None),
             ("atoll-proto", "connectrpc-build", Some("build")),
         ] {
-            assert_eq!(
-                faults(&metadata(of, on, kind)).unwrap(),
-                Vec::<String>::new(),
-                "{of} -> {on}"
-            );
+            assert_eq!(faults(&metadata(of, on, kind)).unwrap(), Vec::<String>::new(), "{of} -> {on}");
         }
     }
 }

@@ -13,27 +13,16 @@ use anyhow::{Context as _, Result, bail};
 const MOST_LINES: usize = 800;
 const MANY_LINES: usize = 500;
 /// Put together here, so that this file does not find itself.
-const UNFINISHED: &[&str] = &[
-    concat!("todo", "!("),
-    concat!("unimplemented", "!("),
-    concat!("TO", "DO"),
-    concat!("FIX", "ME"),
-];
-const EMPTY_NAMES: &[&str] = &[
-    "util", "utils", "helper", "helpers", "manager", "common", "misc",
-];
+const UNFINISHED: &[&str] =
+    &[concat!("todo", "!("), concat!("unimplemented", "!("), concat!("TO", "DO"), concat!("FIX", "ME")];
+const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
 /// Checks every source file of the clone.
 pub(crate) fn run(root: &Path) -> Result<()> {
     let (mut wrong, mut long) = (Vec::new(), Vec::new());
     for path in sources(root)? {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .display()
-            .to_string();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         wrong.extend(faults(&name, &text));
         let lines = text.lines().count();
         if lines > MANY_LINES {
@@ -53,9 +42,7 @@ pub(crate) fn run(root: &Path) -> Result<()> {
 fn faults(name: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if !text.starts_with("//!") {
-        wrong.push(format!(
-            "{name}: does not begin with //! (what it is for, how it works, what is absent)"
-        ));
+        wrong.push(format!("{name}: does not begin with //! (what it is for, how it works, what is absent)"));
     }
     let lines = text.lines().count();
     if lines > MOST_LINES {
@@ -91,10 +78,7 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            if path
-                .file_name()
-                .is_some_and(|name| name != "target" && name != "node_modules")
-            {
+            if path.file_name().is_some_and(|name| name != "target" && name != "node_modules") {
                 collect(&path, found)?;
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -110,19 +94,10 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_fault() {
-        assert_eq!(
-            faults("crates/a/src/x.rs", "//! What.\nfn f() {}\n"),
-            Vec::<String>::new()
-        );
+        assert_eq!(faults("crates/a/src/x.rs", "//! What.\nfn f() {}\n"), Vec::<String>::new());
         assert_eq!(faults("x.rs", "fn f() {}\n").len(), 1);
-        assert_eq!(
-            faults("x.rs", &format!("//! W.\n{}", "\n".repeat(MOST_LINES))).len(),
-            1
-        );
-        assert_eq!(
-            faults("x.rs", &format!("//! W.\nfn f() {{ {}) }}", UNFINISHED[0])).len(),
-            1
-        );
+        assert_eq!(faults("x.rs", &format!("//! W.\n{}", "\n".repeat(MOST_LINES))).len(), 1);
+        assert_eq!(faults("x.rs", &format!("//! W.\nfn f() {{ {}) }}", UNFINISHED[0])).len(), 1);
         assert_eq!(faults("crates/a/src/utils.rs", "//! W.\n").len(), 1);
     }
 }

@@ -4,11 +4,7 @@
 //! and a time of its own. Only std, anyhow and serde_json, so that it compiles in seconds.
 //!
 //! Deliberately absent: installing packages (`scripts/setup`), and anything that a running Atoll needs.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool prints"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod build;
 mod check;

@@ -18,33 +18,18 @@ const UNSAFE: &[&str] = &["atoll-guest", "atoll-keeper", "atoll-net"];
 /// Who may hold SQL.
 const SQL: &[&str] = &["atoll-store"];
 /// Beginnings of statements, as they stand in a string literal.
-const STATEMENTS: &[&str] = &[
-    "\"SELECT ",
-    "\"INSERT INTO ",
-    "\"UPDATE ",
-    "\"DELETE FROM ",
-    "\"CREATE TABLE ",
-    "\"ALTER TABLE ",
-    "\"PRAGMA ",
-];
+const STATEMENTS: &[&str] =
+    &["\"SELECT ", "\"INSERT INTO ", "\"UPDATE ", "\"DELETE FROM ", "\"CREATE TABLE ", "\"ALTER TABLE ", "\"PRAGMA "];
 
 /// Checks every source file of the crates.
 pub(crate) fn run(root: &Path) -> Result<()> {
     let mut wrong = Vec::new();
     for path in files::sources(root)? {
-        let name = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .display()
-            .to_string();
-        let Some(owner) = name
-            .strip_prefix("crates/")
-            .and_then(|rest| rest.split('/').next())
-        else {
+        let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+        let Some(owner) = name.strip_prefix("crates/").and_then(|rest| rest.split('/').next()) else {
             continue;
         };
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         wrong.extend(faults(owner, &name, &text));
     }
     for fault in &wrong {
@@ -65,25 +50,12 @@ fn faults(owner: &str, name: &str, text: &str) -> Vec<String> {
         if code.starts_with("//") {
             continue;
         }
-        let is_unsafe = code.contains("unsafe_code)")
-            || code.contains("unsafe {")
-            || code.contains("unsafe fn ");
+        let is_unsafe = code.contains("unsafe_code)") || code.contains("unsafe {") || code.contains("unsafe fn ");
         if is_unsafe && !UNSAFE.contains(&owner) {
-            wrong.push(format!(
-                "{name}:{}: unsafe is for {} alone",
-                number + 1,
-                UNSAFE.join(", ")
-            ));
+            wrong.push(format!("{name}:{}: unsafe is for {} alone", number + 1, UNSAFE.join(", ")));
         }
-        if !test
-            && !SQL.contains(&owner)
-            && STATEMENTS.iter().any(|statement| code.contains(statement))
-        {
-            wrong.push(format!(
-                "{name}:{}: SQL is for {} alone",
-                number + 1,
-                SQL.join(", ")
-            ));
+        if !test && !SQL.contains(&owner) && STATEMENTS.iter().any(|statement| code.contains(statement)) {
+            wrong.push(format!("{name}:{}: SQL is for {} alone", number + 1, SQL.join(", ")));
         }
     }
     wrong
@@ -96,26 +68,11 @@ mod tests {
     #[test]
     fn sql_and_unsafe_are_found_outside_their_crates() {
         let sql = "let q = \"SELECT id FROM sandboxes\";";
-        assert_eq!(
-            faults("atoll-web", "crates/atoll-web/src/a.rs", sql).len(),
-            1
-        );
-        assert_eq!(
-            faults("atoll-store", "crates/atoll-store/src/a.rs", sql).len(),
-            0
-        );
+        assert_eq!(faults("atoll-web", "crates/atoll-web/src/a.rs", sql).len(), 1);
+        assert_eq!(faults("atoll-store", "crates/atoll-store/src/a.rs", sql).len(), 0);
         let block = "let x = unsafe { f() };";
-        assert_eq!(
-            faults("atoll-host", "crates/atoll-host/src/a.rs", block).len(),
-            1
-        );
-        assert_eq!(
-            faults("atoll-net", "crates/atoll-net/src/a.rs", block).len(),
-            0
-        );
-        assert_eq!(
-            faults("atoll-web", "crates/atoll-web/src/a.rs", "// unsafe { }").len(),
-            0
-        );
+        assert_eq!(faults("atoll-host", "crates/atoll-host/src/a.rs", block).len(), 1);
+        assert_eq!(faults("atoll-net", "crates/atoll-net/src/a.rs", block).len(), 0);
+        assert_eq!(faults("atoll-web", "crates/atoll-web/src/a.rs", "// unsafe { }").len(), 0);
     }
 }

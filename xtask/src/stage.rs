@@ -29,10 +29,7 @@ pub(crate) struct Stages {
 impl Stages {
     /// Begins a run.
     pub(crate) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-            done: Vec::new(),
-        }
+        Self { started: Instant::now(), done: Vec::new() }
     }
 
     /// Runs a stage; false if it failed.
@@ -53,8 +50,7 @@ impl Stages {
     /// Notes a stage that cannot run because another failed.
     pub(crate) fn not_run(&mut self, name: &'static str, because: &'static str) {
         println!("\n==> {name}: not run, {because} failed");
-        self.done
-            .push((name, Duration::ZERO, Outcome::NotRun(because)));
+        self.done.push((name, Duration::ZERO, Outcome::NotRun(because)));
     }
 
     /// Prints the summary; an error unless every stage was run and ended well.
@@ -64,12 +60,7 @@ impl Stages {
             println!("{name:<24} {:>9}  {}", seconds(*took), describe(outcome));
         }
         println!("{:<24} {:>9}", "all", seconds(self.started.elapsed()));
-        let bad: Vec<&str> = self
-            .done
-            .iter()
-            .filter(|(_, _, o)| *o != Outcome::Ok)
-            .map(|(name, _, _)| *name)
-            .collect();
+        let bad: Vec<&str> = self.done.iter().filter(|(_, _, o)| *o != Outcome::Ok).map(|(name, _, _)| *name).collect();
         if !bad.is_empty() {
             bail!("failed: {}", bad.join(", "));
         }
@@ -88,19 +79,13 @@ fn describe(outcome: &Outcome) -> String {
 /// A duration as people read it.
 pub(crate) fn seconds(took: Duration) -> String {
     let all = took.as_secs_f64();
-    if all < 60.0 {
-        format!("{all:.1} s")
-    } else {
-        format!("{} m {:02} s", took.as_secs() / 60, took.as_secs() % 60)
-    }
+    if all < 60.0 { format!("{all:.1} s") } else { format!("{} m {:02} s", took.as_secs() / 60, took.as_secs() % 60) }
 }
 
 /// Runs a command to its end; an error names it and its exit status.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let name = program(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {name}"))?;
+    let status = command.status().with_context(|| format!("cannot start {name}"))?;
     if !status.success() {
         bail!("{name}: {status}");
     }
@@ -110,10 +95,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Runs a command that may hang; past the limit its whole process group is ended.
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     let name = program(command);
-    let mut child = command
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot start {name}"))?;
+    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {name}"))?;
     let deadline = Instant::now() + limit;
     loop {
         match child.try_wait().context("cannot wait")? {
@@ -133,11 +115,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
 
 fn program(command: &Command) -> String {
     let path = std::path::Path::new(command.get_program());
-    let name = path
-        .file_name()
-        .unwrap_or(command.get_program())
-        .to_string_lossy()
-        .into_owned();
+    let name = path.file_name().unwrap_or(command.get_program()).to_string_lossy().into_owned();
     match command.get_args().next() {
         Some(first) => format!("{name} {}", first.to_string_lossy()),
         None => name,

@@ -73,12 +73,7 @@ pub(crate) fn run(workspace: &Workspace, named: &[&str]) -> Result<()> {
 }
 
 /// Compiles and runs the test programs.
-fn programs_of(
-    workspace: &Workspace,
-    binary: &Path,
-    stages: &mut Stages,
-    wanted: &dyn Fn(&str) -> bool,
-) {
+fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted: &dyn Fn(&str) -> bool) {
     if !wanted("tests") && !wanted("vms") {
         return;
     }
@@ -88,10 +83,9 @@ fn programs_of(
         Ok(())
     });
     let (vms, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::boots_vms);
-    for (name, key, programs, limit) in [
-        ("tests", "tests", units, UNIT_LIMIT),
-        ("tests with VMs", "vms", vms, VM_LIMIT),
-    ] {
+    for (name, key, programs, limit) in
+        [("tests", "tests", units, UNIT_LIMIT), ("tests with VMs", "vms", vms, VM_LIMIT)]
+    {
         match (wanted(key), compiled) {
             (false, _) => {}
             (true, false) => stages.not_run(name, "compile tests"),
@@ -105,21 +99,10 @@ fn programs_of(
 /// Compiles all test programs with one cargo call.
 fn compile(workspace: &Workspace) -> Result<Vec<TestProgram>> {
     let _held = workspace.lock()?;
-    let mut command =
-        workspace.cargo(&["test", "--release", "--workspace", "--locked", "--no-run"]);
-    command.args([
-        "--lib",
-        "--bins",
-        "--tests",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    let mut command = workspace.cargo(&["test", "--release", "--workspace", "--locked", "--no-run"]);
+    command.args(["--lib", "--bins", "--tests", "--message-format", "json-render-diagnostics"]);
     build::embedded(workspace, Profile::Release).tell(&mut command);
-    let output = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo test")?;
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).output().context("cannot start cargo test")?;
     if !output.status.success() {
         bail!("cargo test --no-run: {}", output.status);
     }
@@ -179,17 +162,13 @@ fn command_of(program: &TestProgram, binary: &Path) -> Command {
         Command::new(&program.executable)
     } else {
         let mut sudo = Command::new("sudo");
-        sudo.args(["--non-interactive", "--preserve-env"])
-            .arg(&program.executable);
+        sudo.args(["--non-interactive", "--preserve-env"]).arg(&program.executable);
         sudo
     };
     if program.boots_vms() {
         command.args(["--test-threads", VM_THREADS]);
     }
     command.current_dir(&program.directory).stdin(Stdio::null());
-    command
-        .env("CARGO_MANIFEST_DIR", &program.directory)
-        .env("ATOLL_BIN", binary)
-        .env("INSTA_UPDATE", "no");
+    command.env("CARGO_MANIFEST_DIR", &program.directory).env("ATOLL_BIN", binary).env("INSTA_UPDATE", "no");
     command
 }

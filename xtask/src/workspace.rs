@@ -32,43 +32,23 @@ impl Workspace {
     pub(crate) fn find() -> Result<Self> {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest
-            .parent()
-            .context("xtask lies in the workspace")?
-            .to_owned();
+        let root = manifest.parent().context("xtask lies in the workspace")?.to_owned();
         if let Some(target) = std::env::var_os("CARGO_TARGET_DIR").filter(|v| !v.is_empty()) {
-            return Ok(Self {
-                target: root.join(target),
-                root,
-                cache: None,
-            });
+            return Ok(Self { target: root.join(target), root, cache: None });
         }
         match usable_cache() {
-            Some(cache) => Ok(Self {
-                target: cache.join("target"),
-                root,
-                cache: Some(cache),
-            }),
-            None => Ok(Self {
-                target: root.join("target"),
-                root,
-                cache: None,
-            }),
+            Some(cache) => Ok(Self { target: cache.join("target"), root, cache: Some(cache) }),
+            None => Ok(Self { target: root.join("target"), root, cache: None }),
         }
     }
 
     /// `cargo`, in the clone, building into the target directory, with nothing to read from.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command
-            .args(arguments)
-            .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", &self.target);
+        command.args(arguments).current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
         // Set by the `cargo run` that started us; a build must not see the difference.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| {
-                name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
-            }) {
+            if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
                 command.env_remove(name);
             }
         }
@@ -82,19 +62,13 @@ impl Workspace {
             return Ok(None);
         };
         let path = cache.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         if file.try_lock().is_err() {
             println!("waiting for another build in {}", cache.display());
-            file.lock()
-                .with_context(|| format!("cannot lock {}", path.display()))?;
+            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         }
         if allocated(&self.target) > CACHE_LIMIT {
-            println!(
-                "{} is over {} GiB: emptied",
-                self.target.display(),
-                CACHE_LIMIT >> 30
-            );
+            println!("{} is over {} GiB: emptied", self.target.display(), CACHE_LIMIT >> 30);
             fs::remove_dir_all(&self.target).context("cannot empty the build cache")?;
         }
         Ok(Some(file))
@@ -117,10 +91,7 @@ fn usable_cache() -> Option<PathBuf> {
     match made {
         Ok(_) => Some(cache),
         Err(error) => {
-            println!(
-                "no build cache in {} ({error}): building in the clone",
-                cache.display()
-            );
+            println!("no build cache in {} ({error}): building in the clone", cache.display());
             None
         }
     }
