@@ -12,9 +12,11 @@ pub mod admission;
 pub mod audit;
 pub mod host;
 pub mod ids;
+pub mod metrics;
 pub mod reconcile;
 pub mod record;
 pub mod sandbox;
+pub mod ttl;
 pub mod validate;
 
 pub use access::{Action, Principal, Role};

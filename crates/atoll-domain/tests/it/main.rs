@@ -2,4 +2,6 @@
 
 mod actor;
 mod ids;
+mod metrics;
+mod ttl;
 mod validate;
