@@ -10,12 +10,15 @@ pub mod access;
 pub mod actor;
 pub mod admission;
 pub mod audit;
+pub mod golden;
 pub mod host;
 pub mod ids;
 pub mod metrics;
+pub mod objects;
 pub mod reconcile;
 pub mod record;
 pub mod sandbox;
+pub mod snapshot;
 pub mod ttl;
 pub mod validate;
 
