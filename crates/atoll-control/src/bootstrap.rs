@@ -8,7 +8,7 @@ use argon2::Argon2;
 use argon2::password_hash::PasswordHasher as _;
 use atoll_domain::record::{ApiKey, Membership, User};
 use atoll_domain::{HostId, KeyId, Role, TeamId, UserId};
-use atoll_store::{NewKey, Store};
+use atoll_store::{NewKey, Step, Store};
 
 use crate::ControlError;
 use crate::keys;
@@ -55,7 +55,7 @@ pub(crate) async fn ensure(store: &Store, now: i64) -> Result<(TeamId, HostId, O
     };
     let slug = hex(&bytes::<6>()?);
     let slug = format!("{}-{}", &slug[..6], &slug[6..]);
-    let tx = store.begin().await?;
+    let tx = store.begin(Step::FirstStart).await?;
     tx.insert_user(&user, &hash, now).await?;
     tx.insert_team(&team, "Admin's Team", &slug, now).await?;
     tx.insert_membership(&Membership { team: team.clone(), user: user_id, role: Role::Owner }, now).await?;

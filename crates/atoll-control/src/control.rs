@@ -14,7 +14,7 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{Call, GuestToken};
 use atoll_domain::record::{AuditEntry, Sandbox};
 use atoll_domain::{HostId, Incarnation, OperationId, Principal, SandboxId, TeamId};
-use atoll_store::Store;
+use atoll_store::{Step, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -202,7 +202,7 @@ impl Control {
         if uses.is_empty() {
             return Ok(0);
         }
-        let tx = self.0.store.begin().await?;
+        let tx = self.0.store.begin(Step::Uses).await?;
         for (id, at) in &uses {
             tx.touch(id, *at).await?;
         }

@@ -6,18 +6,7 @@
 //! Deliberately absent: reading the machine.
 
 use crate::Shape;
-use crate::host::HostError;
-
-/// What a machine says of itself, in MiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
-    /// All memory.
-    pub total_mb: u64,
-    /// Memory that can be had now.
-    pub available_mb: u64,
-    /// Free bytes of the data directory's file system.
-    pub disk_free_mb: u64,
-}
+use crate::host::{HostError, Room};
 
 /// Kept free for the machine itself.
 const RESERVE_MB: u64 = 256;
@@ -26,25 +15,59 @@ const VMM_MB: u64 = 100;
 /// Kept free on disk, so that guests and journals can go on writing.
 const DISK_RESERVE_MB: u64 = 512;
 
+/// Free space with which VMs that stood still because the disk was full go on.
+const DISK_GO_ON_MB: u64 = 64;
+
+/// Whether a VM that met a full disk may go on.
+pub fn may_go_on(disk_free_mb: u64) -> bool {
+    disk_free_mb >= DISK_GO_ON_MB
+}
+
 /// Says what is short, if anything is.
 ///
 /// # Errors
 /// [`HostError::NoCapacity`] with what is needed and what there is.
-pub fn admit(shape: Shape, promised_mb: u64, machine: Machine) -> Result<(), HostError> {
+pub fn admit(shape: Shape, room: Room) -> Result<(), HostError> {
     let short =
         |what: &str, needed: u64, available: u64| Err(HostError::NoCapacity { what: what.into(), needed, available });
     let wanted = u64::from(shape.memory_mb) + VMM_MB;
-    let promise = machine.total_mb * 3 / 2;
-    if promised_mb + wanted > promise {
-        return short("memory_mb", wanted, promise.saturating_sub(promised_mb));
+    let promise = room.total_mb * 3 / 2;
+    if room.promised_mb + wanted > promise {
+        return short("memory_mb", wanted, promise.saturating_sub(room.promised_mb));
     }
     // A guest touches about a quarter of a small memory while it boots.
     let now = u64::from(shape.memory_mb) / 4 + VMM_MB + RESERVE_MB;
-    if now > machine.available_mb {
-        return short("memory_mb", now, machine.available_mb);
+    if now > room.available_mb {
+        return short("memory_mb", now, room.available_mb);
     }
-    if machine.disk_free_mb < DISK_RESERVE_MB {
-        return short("disk_mb", DISK_RESERVE_MB, machine.disk_free_mb);
+    if room.disk_free_mb < DISK_RESERVE_MB {
+        return short("disk_mb", DISK_RESERVE_MB, room.disk_free_mb);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { total_mb: 8000, available_mb: 4000, promised_mb: 0, disk_free_mb: 10_000 };
+    const SHAPE: Shape = Shape { vcpus: 1, memory_mb: 512, disk_mb: 5120 };
+
+    #[test]
+    fn what_is_short_is_named_with_what_there_is() {
+        assert_eq!(admit(SHAPE, ROOM), Ok(()));
+        let short = |room| match admit(SHAPE, room) {
+            Err(HostError::NoCapacity { what, needed, available }) => (what, needed > available, available),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(short(Room { disk_free_mb: 511, ..ROOM }), ("disk_mb".into(), true, 511));
+        assert_eq!(short(Room { available_mb: 300, ..ROOM }), ("memory_mb".into(), true, 300));
+        assert_eq!(short(Room { promised_mb: 11_900, ..ROOM }), ("memory_mb".into(), true, 100));
+        assert_eq!(short(Room { promised_mb: u64::MAX / 2, ..ROOM }).2, 0);
+    }
+
+    #[test]
+    fn a_halted_vm_waits_for_more_space_than_one_write_needs() {
+        assert!(!may_go_on(0) && !may_go_on(63) && may_go_on(64));
+    }
 }

@@ -164,6 +164,21 @@ pub struct HostCapacity {
     pub isolation: Isolation,
     /// Templates that can be started here, by name.
     pub templates: Vec<String>,
+    /// What is left of the machine now.
+    pub room: Room,
+}
+
+/// What is left of a machine, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// All memory.
+    pub total_mb: u64,
+    /// Memory that can be had now.
+    pub available_mb: u64,
+    /// Memory promised to sandboxes that are there.
+    pub promised_mb: u64,
+    /// Free space of the file system that holds sandboxes.
+    pub disk_free_mb: u64,
 }
 
 /// How a destroy ended. Both mean: nothing of it is left.

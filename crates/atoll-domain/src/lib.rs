@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod objects;
 pub mod reconcile;
 pub mod record;
+pub mod recovery;
 pub mod sandbox;
 pub mod snapshot;
 pub mod ttl;

@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use atoll_domain::Shape;
-use atoll_domain::admission::{Machine, admit};
-use atoll_domain::host::HostError;
+use atoll_domain::admission::admit;
+use atoll_domain::host::{HostError, Room};
 
 /// Total and available memory in MiB.
 pub(crate) fn memory_mb() -> (u64, u64) {
@@ -23,8 +23,17 @@ pub(crate) fn memory_mb() -> (u64, u64) {
 
 /// Refuses what does not fit beside `promised_mb` MiB of guests.
 pub(crate) fn check(data: &Path, shape: Shape, promised_mb: u64) -> Result<(), HostError> {
+    admit(shape, room(data, promised_mb)?)
+}
+
+/// What is left of the machine beside `promised_mb` MiB of guests.
+pub(crate) fn room(data: &Path, promised_mb: u64) -> Result<Room, HostError> {
     let (total_mb, available_mb) = memory_mb();
-    let free = nix::sys::statvfs::statvfs(data).map_err(|errno| HostError::Failed(format!("statvfs: {errno}")))?;
-    let disk_free_mb = free.blocks_available() * free.fragment_size() / (1024 * 1024);
-    admit(shape, promised_mb, Machine { total_mb, available_mb, disk_free_mb })
+    Ok(Room { total_mb, available_mb, promised_mb, disk_free_mb: disk_free_mb(data)? })
+}
+
+/// Free space of a directory's file system in MiB.
+pub(crate) fn disk_free_mb(dir: &Path) -> Result<u64, HostError> {
+    let free = nix::sys::statvfs::statvfs(dir).map_err(|errno| HostError::Failed(format!("statvfs: {errno}")))?;
+    Ok(free.blocks_available() * free.fragment_size() / (1024 * 1024))
 }

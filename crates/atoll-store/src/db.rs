@@ -15,8 +15,8 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait as _;
 
-use crate::StoreError;
 use crate::migrations::Migrator;
+use crate::{Step, StoreError};
 
 const READERS: u32 = 4;
 const BUSY: Duration = Duration::from_secs(5);
@@ -40,13 +40,13 @@ impl Store {
         Ok(Self { read, write })
     }
 
-    /// Begins a change; nothing of it holds before [`WriteTransaction::commit`].
+    /// Begins a change; nothing of it holds before [`WriteTransaction::commit`]. Its step names it for the kill matrix.
     ///
     /// # Errors
     /// When the database cannot be reached.
-    pub async fn begin(&self) -> Result<WriteTransaction, StoreError> {
+    pub async fn begin(&self, step: Step) -> Result<WriteTransaction, StoreError> {
         let inner = self.write.begin().await.map_err(StoreError::at("begin a transaction"))?;
-        Ok(WriteTransaction { inner })
+        Ok(WriteTransaction { inner, step })
     }
 
     /// Closes both pools.
@@ -113,6 +113,7 @@ async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, St
 #[derive(Debug)]
 pub struct WriteTransaction {
     inner: DatabaseTransaction,
+    step: Step,
 }
 
 impl WriteTransaction {
@@ -121,7 +122,10 @@ impl WriteTransaction {
     /// # Errors
     /// When it does not; then nothing of it does.
     pub async fn commit(self) -> Result<(), StoreError> {
-        self.inner.commit().await.map_err(StoreError::at("commit"))
+        self.step.before();
+        self.inner.commit().await.map_err(StoreError::at("commit"))?;
+        self.step.after();
+        Ok(())
     }
 
     /// Runs a statement; answers how many rows it touched.

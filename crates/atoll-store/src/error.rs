@@ -12,6 +12,9 @@ pub enum StoreError {
         #[source]
         source: sea_orm::DbErr,
     },
+    /// The disk is full.
+    #[error("the disk that holds the database is full: free space on it")]
+    NoSpace,
     /// A stored value is none that this version wrote.
     #[error("the database holds a {what} that is not understood: {value}")]
     Foreign {
@@ -24,6 +27,19 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn at(action: &'static str) -> impl FnOnce(sea_orm::DbErr) -> Self {
-        move |source| Self::Database { action, source }
+        move |source| if is_full(&source) { Self::NoSpace } else { Self::Database { action, source } }
     }
+}
+
+/// Whether SQLite found no space (its codes 13, SQLITE_FULL, and 4874, SQLITE_IOERR_SHMSIZE).
+fn is_full(error: &sea_orm::DbErr) -> bool {
+    use sea_orm::{DbErr, RuntimeErr, sqlx};
+    let (DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error))
+    | DbErr::Conn(RuntimeErr::SqlxError(error))) = error
+    else {
+        return false;
+    };
+    let sqlx::Error::Database(error) = error.as_ref() else { return false };
+    matches!(error.code().as_deref(), Some("13" | "4874"))
 }

@@ -15,6 +15,7 @@ mod migrations;
 mod operations;
 mod rows;
 mod sandboxes;
+mod step;
 
 pub use accounts::NewKey;
 pub use audit::StoredAudit;
@@ -22,3 +23,4 @@ pub use db::{Store, WriteTransaction};
 pub use error::StoreError;
 pub use operations::{Operation, OperationKind};
 pub use sandboxes::{Page, Position};
+pub use step::Step;

@@ -10,6 +10,8 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{HostEvent, HostEventKind};
 use atoll_domain::{Principal, SandboxStatus};
 
+use atoll_store::Step;
+
 use crate::{Control, ControlError};
 
 /// Follows the host's stream to its end.
@@ -26,7 +28,7 @@ pub(crate) async fn activate(control: &Control) -> Result<(), ControlError> {
 async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError> {
     let sandbox = control.store().sandbox(&event.sandbox).await?;
     let now = control.now();
-    let tx = control.store().begin().await?;
+    let tx = control.store().begin(Step::HostEvent).await?;
     if !tx.see_event(control.own_host(), event.seq).await? {
         return Ok(());
     }

@@ -12,6 +12,8 @@ use atoll_domain::reconcile::{Observed, Remedy, remedy};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
 
+use atoll_store::Step;
+
 use crate::{Control, ControlError};
 
 /// What an activation did.
@@ -59,7 +61,7 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
         let now = control.now();
         match (remedy(known, seen), &record, facts) {
             (Remedy::MarkRunning, Some(sandbox), Some(facts)) => {
-                let tx = control.store().begin().await?;
+                let tx = control.store().begin(Step::ReconcileRunning).await?;
                 if tx.mark_running(&facts, now).await? {
                     status.running.push(id.clone());
                 }
@@ -91,7 +93,7 @@ async fn over(
     status: &mut Status,
 ) -> Result<(), ControlError> {
     let now = control.now();
-    let tx = control.store().begin().await?;
+    let tx = control.store().begin(Step::ReconcileOver).await?;
     if tx.mark_over(&sandbox.id, sandbox.incarnation, to, "not on its host any more", now).await? {
         tx.audit(&control.audit(&Principal::System, action, sandbox)).await?;
         status.over.push(sandbox.id.clone());

@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 
 use atoll_domain::access::Action;
+use atoll_domain::admission::admit;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
 use atoll_domain::record::Sandbox;
 use atoll_domain::validate::{self, HostLimits};
 use atoll_domain::{Incarnation, Invalid, Principal, SandboxId, SandboxStatus};
-use atoll_store::OperationKind;
+use atoll_store::{OperationKind, Step};
 
 use crate::control::Busy;
 use crate::{Control, ControlError, What, random};
@@ -54,7 +55,7 @@ impl Control {
         let call = Self::call(sandbox.incarnation)?;
         let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs: input.envs };
         let busy = self.busy(&sandbox.id);
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::CreateIntent).await?;
         tx.insert_sandbox(&sandbox).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Create, sandbox.created_at).await?;
         tx.audit(&self.audit(principal, AuditAction::SandboxCreate, &sandbox)).await?;
@@ -76,6 +77,7 @@ impl Control {
         let capacity = self.driver().capacity().await?;
         let limits = HostLimits { cpus: capacity.cpus, memory_mb: capacity.memory_mb, isolation: capacity.isolation };
         let shape = validate::shape(input.vcpus, input.memory_mb, input.disk_mb, limits)?;
+        admit(shape, capacity.room)?;
         let template = if asked == "minimal" { "base" } else { asked };
         if !capacity.templates.iter().any(|known| known == template) {
             return Err(ControlError::NotFound { what: What::Template, id: asked.to_owned() });
@@ -133,7 +135,7 @@ impl Control {
 
     async fn note_created(&self, sandbox: &Sandbox, call: &Call, facts: &SandboxFacts) -> Result<(), ControlError> {
         let now = self.now();
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::CreateDone).await?;
         let wanted = tx.mark_running(facts, now).await?;
         tx.finish_operation(&call.operation, now).await?;
         tx.commit().await?;
@@ -154,7 +156,7 @@ impl Control {
         error: &HostError,
     ) -> Result<(), ControlError> {
         let now = self.now();
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::CreateFailed).await?;
         let changed =
             tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?;
         if changed {

@@ -10,7 +10,7 @@ use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxStatus};
-use atoll_store::OperationKind;
+use atoll_store::{OperationKind, Step};
 
 use crate::control::Busy;
 use crate::{Control, ControlError};
@@ -39,12 +39,12 @@ impl Control {
         _busy: Busy,
     ) -> Result<(), ControlError> {
         let call = Self::call(sandbox.incarnation)?;
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::DestroyIntent).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;
         tx.commit().await?;
         let answer = self.driver().destroy(call.clone(), sandbox.id.clone()).await;
         let now = self.now();
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::DestroyDone).await?;
         if answer.is_ok() {
             let reason = "destroyed";
             if tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Stopped, reason, now).await? {

@@ -1,10 +1,9 @@
 //! Any order of events ends well: each resource is released once, nothing is done afterwards, every waiter is told.
 
-use atoll_domain::actor::{BOOT_TRIES, Effect, Event, State, begin, step};
+use atoll_domain::actor::{BOOT_TRIES, Effect, Event, Origin, State, begin, step};
 use proptest::prelude::*;
 
 /// A world that answers effects with events, as the actor's work does, in an order that chance decides.
-#[derive(Default)]
 struct World {
     /// The work under way, if any.
     work: Option<Effect>,
@@ -15,12 +14,29 @@ struct World {
     create_told: bool,
     destroy_told: u32,
     ends: u32,
+    left: bool,
+    adopt_fails_with: Event,
 }
 
 impl World {
+    fn new(adopt_fails_with: Event) -> Self {
+        Self {
+            work: None,
+            running: false,
+            boots: 0,
+            releases: 0,
+            created: 0,
+            create_told: false,
+            destroy_told: 0,
+            ends: 0,
+            left: false,
+            adopt_fails_with,
+        }
+    }
+
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Prepare | Effect::Boot(_) | Effect::Release => {
+            Effect::Prepare | Effect::Boot(_) | Effect::Adopt | Effect::Release => {
                 assert!(self.work.is_none(), "two works at once: {effect:?}");
                 self.work = Some(effect);
                 self.boots += u8::from(matches!(effect, Effect::Boot(_)));
@@ -39,6 +55,14 @@ impl World {
             Effect::DestroyDone => self.destroy_told += 1,
             Effect::DestroyFailed => {}
             Effect::NoteEnd => self.ends += 1,
+            Effect::LetGo => {
+                assert!(
+                    !matches!(self.work, Some(Effect::Prepare | Effect::Boot(_) | Effect::Release)),
+                    "left half made"
+                );
+                self.work = None;
+                self.left = true;
+            }
         }
     }
 
@@ -47,6 +71,8 @@ impl World {
         Some(match (self.work.take()?, well) {
             (Effect::Prepare, true) => Event::Prepared,
             (Effect::Boot(_), true) => Event::Booted,
+            (Effect::Adopt, true) => Event::Adopted,
+            (Effect::Adopt, false) => self.adopt_fails_with,
             (Effect::Release, true) => Event::Released,
             (Effect::Release, false) => Event::ReleaseFailed,
             _ => Event::WorkFailed,
@@ -59,6 +85,7 @@ enum Chance {
     Finish(bool),
     Destroy,
     Ended,
+    Leave,
 }
 
 fn chances() -> impl Strategy<Value = Vec<Chance>> {
@@ -70,35 +97,92 @@ fn chances() -> impl Strategy<Value = Vec<Chance>> {
     proptest::collection::vec(one, 0..40)
 }
 
+fn origins() -> impl Strategy<Value = Origin> {
+    prop_oneof![Just(Origin::New), Just(Origin::Running), Just(Origin::Remains)]
+}
+
+fn failures() -> impl Strategy<Value = Event> {
+    prop_oneof![Just(Event::Ended), Just(Event::TooNew), Just(Event::WorkFailed)]
+}
+
+/// Feeds chances until they are used up or the actor is at its end.
+fn live(
+    world: &mut World,
+    mut state: State,
+    chances: impl IntoIterator<Item = Chance>,
+) -> Result<State, TestCaseError> {
+    for chance in chances {
+        let event = match chance {
+            Chance::Finish(well) => world.finish(well),
+            Chance::Destroy => Some(Event::Destroy),
+            Chance::Ended => world.running.then_some(Event::Ended),
+            Chance::Leave => Some(Event::Leave),
+        };
+        let Some(event) = event else { continue };
+        let was = state;
+        let (next, effects) = step(state, event);
+        if was == State::Gone {
+            prop_assert!(effects.iter().all(|effect| *effect == Effect::DestroyDone), "only an answer after the end");
+        }
+        state = next;
+        effects.into_iter().for_each(|effect| world.carry_out(effect));
+        if state == State::Left {
+            break;
+        }
+    }
+    Ok(state)
+}
+
 proptest! {
     #[test]
-    fn every_order_of_events_ends_with_nothing_left(chances in chances()) {
-        let (mut state, effects) = begin();
-        let mut world = World::default();
+    fn every_order_of_events_ends_with_nothing_left(
+        origin in origins(),
+        failure in failures(),
+        chances in chances(),
+    ) {
+        let (state, effects) = begin(origin);
+        let mut world = World::new(failure);
         effects.into_iter().for_each(|effect| world.carry_out(effect));
         // After the chances: a destroy, and everything goes well.
         let end = [Chance::Destroy, Chance::Finish(true), Chance::Finish(true), Chance::Destroy, Chance::Finish(true)];
-        for chance in chances.into_iter().chain(end) {
-            let event = match chance {
-                Chance::Finish(well) => world.finish(well),
-                Chance::Destroy => Some(Event::Destroy),
-                Chance::Ended => world.running.then_some(Event::Ended),
-            };
-            let Some(event) = event else { continue };
-            let was = state;
-            let (next, effects) = step(state, event);
-            if was == State::Gone {
-                prop_assert_eq!(&effects, &vec![Effect::DestroyDone], "only an answer after the end");
-            }
-            state = next;
-            effects.into_iter().for_each(|effect| world.carry_out(effect));
-        }
+        let state = live(&mut world, state, chances.into_iter().chain(end))?;
         prop_assert_eq!(state, State::Gone);
         prop_assert!(world.work.is_none());
         prop_assert!(world.releases >= 1 && world.boots <= BOOT_TRIES);
         prop_assert!(world.create_told && world.destroy_told >= 1);
         prop_assert!(world.created <= 1 && world.ends <= 1);
     }
+
+    #[test]
+    fn a_leave_at_any_moment_ends_the_actor_and_leaves_nothing_half_made(
+        origin in origins(),
+        failure in failures(),
+        chances in chances(),
+        well in any::<bool>(),
+    ) {
+        let (state, effects) = begin(origin);
+        let mut world = World::new(failure);
+        effects.into_iter().for_each(|effect| world.carry_out(effect));
+        let state = live(&mut world, state, chances)?;
+        let (running, releases) = (world.running, world.releases);
+        // The wish to leave stays until it is met.
+        let end = [Chance::Leave, Chance::Finish(well), Chance::Leave, Chance::Finish(well), Chance::Leave];
+        let state = live(&mut world, state, end)?;
+        prop_assert!(state.is_final(), "{:?}", state);
+        prop_assert!(world.work.is_none());
+        if running {
+            prop_assert!(world.left && world.releases == releases, "what runs goes on");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_claimed_is_told_as_ended_once() {
+    for event in [Event::Ended, Event::WorkFailed] {
+        let (state, effects) = step(State::Adopting, event);
+        assert_eq!((state, effects), (State::Releasing, vec![Effect::NoteEnd, Effect::Release]));
+    }
+    assert_eq!(step(State::Adopting, Event::TooNew), (State::Refused, vec![]), "left running");
 }
 
 #[test]

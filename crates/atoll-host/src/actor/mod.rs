@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_domain::SandboxId;
-use atoll_domain::actor::{Effect, Event, State, begin, step};
+use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, HostError, HostEventKind, HostSandboxState, SandboxFacts, SandboxSecrets,
 };
@@ -120,7 +120,7 @@ impl Actor {
 
     /// Lives until the sandbox is gone.
     pub(crate) async fn run(mut self) {
-        let (mut state, effects) = begin();
+        let (mut state, effects) = begin(Origin::New);
         let mut work = Work::none();
         self.carry_out(effects, &mut work);
         while state != State::Gone {
@@ -229,6 +229,7 @@ impl Actor {
             match effect {
                 Effect::Prepare => *work = Work::new(prepare::run(self.context())),
                 Effect::Boot(attempt) => *work = Work::new(boot::run(self.context(), attempt)),
+                Effect::Adopt | Effect::LetGo => {}
                 Effect::Cancel => self.cancel.cancel(),
                 Effect::Release => {
                     self.facts.send_modify(|facts| facts.state = HostSandboxState::Stopping);
@@ -296,8 +297,8 @@ async fn next_event(alive: &mut Option<Alive>) -> Option<KeeperEvent> {
 
 fn state_name(state: State) -> &'static str {
     match state {
-        State::Preparing | State::Booting(_) => "starting",
-        State::Running => "running",
+        State::Preparing | State::Booting(_) | State::Adopting | State::Refused => "starting",
+        State::Running | State::Left => "running",
         State::Cancelling | State::Releasing | State::Stuck => "stopping",
         State::Gone => "stopped",
     }

@@ -1,0 +1,33 @@
+//! The transactions there are, by name.
+//!
+//! How it works: every change begins with one of these, so that the kill matrix has a case for each.
+//!
+//! Deliberately absent: what they change.
+
+atoll_failpoint::steps! {
+    /// What a transaction writes down.
+    pub enum Step {
+        /// The first admin, team, key and host.
+        FirstStart = "tx.first-start",
+        /// A sandbox is to be made.
+        CreateIntent = "tx.create-intent",
+        /// It runs.
+        CreateDone = "tx.create-done",
+        /// It could not be made.
+        CreateFailed = "tx.create-failed",
+        /// A sandbox is to be ended.
+        DestroyIntent = "tx.destroy-intent",
+        /// It is gone, or could not be ended.
+        DestroyDone = "tx.destroy-done",
+        /// Something that a host did by itself.
+        HostEvent = "tx.host-event",
+        /// A host runs what was taken for unfinished or lost.
+        ReconcileRunning = "tx.reconcile-running",
+        /// A host does not have what should be there.
+        ReconcileOver = "tx.reconcile-over",
+        /// A call that an earlier Atoll began has its outcome.
+        OperationResumed = "tx.operation-resumed",
+        /// When sandboxes were used.
+        Uses = "tx.uses",
+    }
+}
