@@ -39,33 +39,40 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves TCP until `stop`, then waits a while for requests under way.
 pub async fn serve_tcp(listener: TcpListener, web: Web, stop: CancellationToken) {
-    let router = routes::router(web);
-    let accept = async || {
-        let (stream, _) = listener.accept().await?;
-        // Small answers go out at once; a socket that refuses this is still a socket.
-        let _ = stream.set_nodelay(true);
-        Ok((stream, router.clone()))
+    let (router, listener) = (routes::router(web), Arc::new(listener));
+    let accept = || {
+        let (router, listener) = (router.clone(), Arc::clone(&listener));
+        async move {
+            let (stream, _) = listener.accept().await?;
+            // Small answers go out at once; a socket that refuses this is still a socket.
+            let _ = stream.set_nodelay(true);
+            Ok((stream, router))
+        }
     };
     serve(accept, stop).await;
 }
 
 /// Serves the data directory's socket until `stop`: root and the owner of this process need no key.
 pub async fn serve_local(listener: UnixListener, web: Web, stop: CancellationToken) {
-    let router = routes::router(web);
+    let (router, listener) = (routes::router(web), Arc::new(listener));
     let own = nix::unistd::geteuid().as_raw();
-    let accept = async || {
-        let (stream, _) = listener.accept().await?;
-        let peer = match stream.peer_cred()?.uid() {
-            uid if uid == 0 || uid == own => LocalPeer::Owner(uid),
-            _ => LocalPeer::Other,
-        };
-        Ok((stream, router.clone().layer(Extension(peer))))
+    let accept = || {
+        let (router, listener) = (router.clone(), Arc::clone(&listener));
+        async move {
+            let (stream, _) = listener.accept().await?;
+            let peer = match stream.peer_cred()?.uid() {
+                uid if uid == 0 || uid == own => LocalPeer::Owner(uid),
+                _ => LocalPeer::Other,
+            };
+            Ok((stream, router.layer(Extension(peer))))
+        }
     };
     serve(accept, stop).await;
 }
 
-async fn serve<S>(accept: impl AsyncFn() -> io::Result<(S, Router)>, stop: CancellationToken)
+async fn serve<S, F>(accept: impl Fn() -> F, stop: CancellationToken)
 where
+    F: Future<Output = io::Result<(S, Router)>> + Send,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tasks = TaskTracker::new();

@@ -77,7 +77,7 @@ pub(crate) enum Command {
 }
 
 /// `atoll up`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
     /// Address and port of the API [default: 127.0.0.1:7070] [env: ATOLL_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]

@@ -1,2 +1,65 @@
-//! Not written yet.
-fn main() {}
+//! Atoll's one binary: server and command line.
+//!
+//! How it works: [`args`] says what can be asked for, [`up`] puts a running Atoll together, [`commands`] are clients of one. How a
+//! command ends is decided in [`failure`].
+//!
+//! Deliberately absent: business rules.
+
+mod args;
+mod commands;
+mod connect;
+mod embedded;
+mod failure;
+mod one_shot;
+mod output;
+mod settings;
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::{Codes, conclude};
+use crate::settings::Given;
+
+/// How long blocking work that was called off may take to notice it.
+const LAST_WORK: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let codes = match cli.command {
+        Command::Run(_) | Command::Exec(_) => Codes::Program,
+        _ => Codes::Own,
+    };
+    let format = cli.global.output;
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(conclude(&error, codes, format)),
+    }
+}
+
+fn start(cli: Cli) -> Result<()> {
+    let mut given = Given::from_process()?;
+    let data = cli.global.data.as_ref().map(|data| data.display().to_string());
+    given.flag("data", data);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let done = runtime.block_on(command(&cli.global, cli.command, given));
+    runtime.shutdown_timeout(LAST_WORK);
+    done
+}
+
+async fn command(global: &Global, command: Command, given: Given) -> Result<()> {
+    let client = || connect::client(global, &given);
+    match command {
+        Command::Up(args) => up::up(global, args, given).await,
+        Command::Run(args) => commands::run(global, &args, &given).await,
+        Command::Create(args) => commands::create(&client()?, global, &args).await,
+        Command::Ls(args) => commands::list(&client()?, global, &args).await,
+        Command::Get(args) => commands::get(&client()?, global, &args).await,
+        Command::Rm(args) => commands::remove(&client()?, global, &args).await,
+        Command::Exec(args) => commands::exec(&client()?, global, &args).await,
+    }
+}

@@ -1,0 +1,85 @@
+//! Why a call came to nothing.
+
+use std::path::PathBuf;
+
+use atoll_api::{ErrorCode, Problem};
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No Atoll runs on the data directory.
+    #[error("no Atoll runs on {}: start one with `atoll up`, or name one with --data or --url", data.display())]
+    NotRunning {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The data directory's socket is another user's.
+    #[error("the Atoll on {} is another user's: become that user, or use --url with an API key", data.display())]
+    ForeignSocket {
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// The address is none.
+    #[error("`{url}` is not an address such as http://127.0.0.1:7070")]
+    BadUrl {
+        /// As given.
+        url: String,
+    },
+    /// The API key holds what no key holds.
+    #[error("the API key holds characters that no key has")]
+    BadKey,
+    /// This side could not be set up.
+    #[error("the client cannot be set up")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nobody answers there.
+    #[error("{server} cannot be reached")]
+    Unreachable {
+        /// Address or socket.
+        server: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No answer in time.
+    #[error("{server} did not answer in time")]
+    NoAnswer {
+        /// Address or socket.
+        server: String,
+    },
+    /// The server refused.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+    /// An answer that is not the API's: something else listens there.
+    #[error("{server} answered {status}, but not as an Atoll does")]
+    Foreign {
+        /// Address or socket.
+        server: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// An answer larger than its cap.
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge {
+        /// The cap.
+        limit: usize,
+    },
+    /// The connection was lost, or what was sent could not be read.
+    #[error("the connection to {server} was lost")]
+    Lost {
+        /// Address or socket.
+        server: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl ClientError {
+    /// The server's code, if it refused.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused(problem) => Some(problem.code),
+            _ => None,
+        }
+    }
+}

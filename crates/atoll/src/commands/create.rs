@@ -1,0 +1,36 @@
+//! `atoll create`
+
+use anyhow::Result;
+use atoll_api::Sandbox;
+use atoll_client::Client;
+
+use super::request;
+use crate::args::{CreateArgs, Global, Output};
+use crate::output;
+
+/// Creates a sandbox and prints its id.
+pub(crate) async fn create(client: &Client, global: &Global, args: &CreateArgs) -> Result<()> {
+    let sandbox = client.create(&request(&args.shape, args.timeout)?).await?;
+    if !global.quiet {
+        tell_phases(&sandbox);
+    }
+    match global.output {
+        Output::Json => output::json(&sandbox),
+        Output::Table | Output::Name => output::print(&format!("{}\n", sandbox.id)),
+    }
+}
+
+/// How long each phase of the start took, where the server tells it.
+pub(crate) fn tell_phases(sandbox: &Sandbox) {
+    let Some(host) = &sandbox.host else { return };
+    if host.phases.is_empty() {
+        return;
+    }
+    let phases: Vec<String> = host.phases.iter().map(|phase| format!("{} {}", phase.name, duration(phase.ms))).collect();
+    output::hint(&format!("{}: {}", sandbox.id, phases.join(" · ")));
+}
+
+/// Milliseconds for people.
+pub(crate) fn duration(ms: f64) -> String {
+    if ms < 1000.0 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1000.0) }
+}

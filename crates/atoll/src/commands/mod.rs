@@ -1,0 +1,68 @@
+//! The commands of a client: one file each.
+//!
+//! How it works: each takes its arguments and a client of the public API, prints what the API answered, and fails with the error that
+//! says why.
+//!
+//! Deliberately absent: rules. What may be asked for is decided by the server, so that every client hears the same.
+
+mod create;
+mod exec;
+mod get;
+mod list;
+mod remove;
+pub(crate) mod run;
+
+pub(crate) use create::create;
+pub(crate) use exec::exec;
+pub(crate) use get::get;
+pub(crate) use list::list;
+pub(crate) use remove::remove;
+pub(crate) use run::run;
+
+use std::collections::BTreeMap;
+
+use atoll_api::CreateSandboxRequest;
+
+use crate::args::ShapeArgs;
+use crate::failure::Refusal;
+
+/// `NAME=VALUE` words as variables; nothing when there are none.
+pub(crate) fn variables(words: &[String]) -> Result<Option<BTreeMap<String, String>>, Refusal> {
+    let split = |word: &String| match word.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        // The word is not told: it may be a secret that lost its name.
+        _ => Err(Refusal::Usage("-e takes NAME=VALUE".into())),
+    };
+    let variables: BTreeMap<_, _> = words.iter().map(split).collect::<Result<_, _>>()?;
+    Ok(Some(variables).filter(|v| !v.is_empty()))
+}
+
+/// What a shape asks for.
+pub(crate) fn request(shape: &ShapeArgs, timeout_sec: Option<i64>) -> Result<CreateSandboxRequest, Refusal> {
+    Ok(CreateSandboxRequest {
+        template: Some(shape.template.clone()),
+        vcpus: shape.vcpus,
+        memory_mb: shape.memory,
+        disk_mb: shape.disk,
+        timeout_sec,
+        network: shape.network.clone(),
+        envs: variables(&shape.env)?,
+        metadata: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_split_at_the_first_equals_sign_and_bad_ones_not_repeated() {
+        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert_eq!(variables(&words(&["A=b=c", "D="])).unwrap().unwrap()["A"], "b=c");
+        assert!(variables(&[]).unwrap().is_none());
+        for bad in ["secret", "=secret"] {
+            let error = variables(&words(&[bad])).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
