@@ -43,7 +43,8 @@ impl Client {
     pub fn new(endpoint: &Endpoint) -> Result<Self, ClientError> {
         // The first one that is installed counts; another is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).redirect(reqwest::redirect::Policy::none());
+        let builder =
+            reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).redirect(reqwest::redirect::Policy::none());
         let setup = |error: reqwest::Error| ClientError::Setup(Box::new(error));
         match endpoint {
             Endpoint::Http { url, key } => {

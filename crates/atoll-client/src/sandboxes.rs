@@ -87,7 +87,8 @@ impl Client {
     /// # Errors
     /// Not running, killed at its deadline, a failing agent. A program that is not there is none: exit code 127.
     pub async fn exec(&self, id: &str, request: &ExecRequest) -> Result<ExecResponse, ClientError> {
-        let seconds = request.timeout_sec.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(DEFAULT_EXEC);
+        let seconds =
+            request.timeout_sec.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(DEFAULT_EXEC);
         let limit = Duration::from_secs(seconds.min(u64::from(u32::MAX))) + GRACE;
         self.post(&["sandboxes", id, "exec"], request, limit).await
     }
@@ -100,7 +101,9 @@ impl Client {
 pub fn output_of(ended: &ExecResponse) -> Result<(Vec<u8>, Vec<u8>), ClientError> {
     let decode = |text: &str| match ended.encoding {
         Encoding::Utf8 => Ok(text.as_bytes().to_vec()),
-        Encoding::Base64 => STANDARD.decode(text).map_err(|_| ClientError::Foreign { server: "the server".into(), status: 200 }),
+        Encoding::Base64 => {
+            STANDARD.decode(text).map_err(|_| ClientError::Foreign { server: "the server".into(), status: 200 })
+        }
     };
     Ok((decode(&ended.stdout)?, decode(&ended.stderr)?))
 }

@@ -23,7 +23,8 @@ pub(crate) fn endpoint(global: &Global, given: &Given) -> Result<Endpoint> {
         return Ok(Endpoint::Data(data_dir(given)));
     };
     let Some(key) = given.variable("ATOLL_API_KEY") else {
-        let text = "an address needs an API key: put it into ATOLL_API_KEY (`api_key` in the data directory's admin.json)";
+        let text =
+            "an address needs an API key: put it into ATOLL_API_KEY (`api_key` in the data directory's admin.json)";
         return Err(Refusal::NotAllowed(text.into()).into());
     };
     Ok(Endpoint::Http { url: url.to_owned(), key: Some(ApiKey::new(key)?) })
@@ -59,7 +60,10 @@ pub(crate) fn one_of<'a>(sandboxes: &'a [Sandbox], text: &str) -> Result<&'a str
         [] => Err(Refusal::NotFound(format!("no sandbox whose id begins with `{text}`: see `atoll ls`"))),
         many => {
             let shown = many.iter().take(3).copied().collect::<Vec<_>>().join(", ");
-            Err(Refusal::Usage(format!("`{text}` is the beginning of {} sandboxes ({shown}): give more of it", many.len())))
+            Err(Refusal::Usage(format!(
+                "`{text}` is the beginning of {} sandboxes ({shown}): give more of it",
+                many.len()
+            )))
         }
     }
 }

@@ -32,7 +32,12 @@ pub(crate) struct OneShot {
 
 impl OneShot {
     /// Starts one; `stop` calls off the building of images.
-    pub(crate) async fn start(given: &Given, settings: &Settings, quiet: bool, stop: &CancellationToken) -> Result<Self> {
+    pub(crate) async fn start(
+        given: &Given,
+        settings: &Settings,
+        quiet: bool,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
         let bars = MultiProgress::new();
         let log = given.variable("ATOLL_LOG").unwrap_or(LOG);
         logs::start(log, settings.log_json, &bars)?;
@@ -51,7 +56,8 @@ impl OneShot {
             clean(parts(&dead)).await;
         }
         fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
-        let data = tempfile::Builder::new().prefix("run-").tempdir_in(&runs).context("no directory for this run")?.keep();
+        let data =
+            tempfile::Builder::new().prefix("run-").tempdir_in(&runs).context("no directory for this run")?.keep();
         match Instance::start(parts(&data)).await {
             Ok(instance) => Ok(Self { instance, data }),
             Err(error) => {

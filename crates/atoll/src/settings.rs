@@ -71,12 +71,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "info",
         help: "What is logged: a level or a filter such as `info,atoll_host=debug`.",
     },
-    Setting {
-        name: "log-format",
-        env: "ATOLL_LOG_FORMAT",
-        default: "text",
-        help: "How: text or json.",
-    },
+    Setting { name: "log-format", env: "ATOLL_LOG_FORMAT", default: "text", help: "How: text or json." },
 ];
 
 /// Where a value came from.
@@ -113,9 +108,8 @@ pub(crate) struct Given {
 impl Given {
     /// Reads environment and `.env` of this process.
     pub(crate) fn from_process() -> Result<Self> {
-        let environment = std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-            .collect();
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         let env_file = match std::fs::read_to_string(".env") {
             Ok(text) => parse_env_file(&text)?,
             Err(_) => BTreeMap::new(),
@@ -231,9 +225,9 @@ impl Settings {
             Some(other) => bail!("--log-format `{other}` is not known; use text or json"),
         };
         Ok(Self {
-            listen: listen.parse().with_context(|| {
-                format!("--listen `{listen}` is not an address and port such as 127.0.0.1:7070")
-            })?,
+            listen: listen
+                .parse()
+                .with_context(|| format!("--listen `{listen}` is not an address and port such as 127.0.0.1:7070"))?,
             data: data_dir(given),
             cache: given.text("cache").map(PathBuf::from),
             on_exit,
@@ -288,9 +282,7 @@ pub(crate) fn reference() -> String {
             setting.help
         );
     }
-    out.push_str(
-        "\nClients of a running Atoll also read `ATOLL_URL` and `ATOLL_API_KEY` (see `atoll help`).\n",
-    );
+    out.push_str("\nClients of a running Atoll also read `ATOLL_URL` and `ATOLL_API_KEY` (see `atoll help`).\n");
     out
 }
 

@@ -26,7 +26,8 @@ pub(crate) fn tell_phases(sandbox: &Sandbox) {
     if host.phases.is_empty() {
         return;
     }
-    let phases: Vec<String> = host.phases.iter().map(|phase| format!("{} {}", phase.name, duration(phase.ms))).collect();
+    let phases: Vec<String> =
+        host.phases.iter().map(|phase| format!("{} {}", phase.name, duration(phase.ms))).collect();
     output::hint(&format!("{}: {}", sandbox.id, phases.join(" · ")));
 }
 

@@ -23,9 +23,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::admin_file;
 use super::driver::InProcess;
 use super::local_socket::{self, LocalSocket};
-use super::admin_file;
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.

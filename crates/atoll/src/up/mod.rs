@@ -113,4 +113,3 @@ fn on_exit(setting: OnExit) -> atoll_host::OnExit {
         OnExit::Destroy => atoll_host::OnExit::Destroy,
     }
 }
-
