@@ -51,9 +51,20 @@ pub(crate) fn encode(message: &impl Message) -> Result<Bytes, GuestError> {
     message.try_encode_to_bytes().map_err(|error| GuestError::protocol(format!("a request cannot be encoded: {error}")))
 }
 
+/// How much memory the lists of one message may take: an empty element is two bytes on the wire
+/// and a whole structure here.
+const ELEMENTS: usize = 16 << 20;
+/// How many fields that this version does not know one message may hold.
+const UNKNOWN_FIELDS: usize = 10_000;
+/// How deep messages may lie in each other.
+const DEPTH: u32 = 16;
+
 /// Decodes one message of a guest.
 pub(crate) fn decode<M: Message>(bytes: &[u8]) -> Result<M, GuestError> {
     buffa::DecodeOptions::new()
+        .with_recursion_limit(DEPTH)
+        .with_unknown_field_limit(UNKNOWN_FIELDS)
+        .with_element_memory_limit(ELEMENTS)
         .decode_from_slice(bytes)
         .map_err(|error| GuestError::protocol(format!("a message that does not decode: {error}")))
 }
@@ -104,7 +115,7 @@ fn reason_in(headers: &HeaderMap) -> Option<Reason> {
 }
 
 /// Cuts a guest's words to a bounded length.
-fn shorten(mut message: String) -> String {
+pub(crate) fn shorten(mut message: String) -> String {
     if message.len() > MESSAGE_LIMIT {
         let mut end = MESSAGE_LIMIT;
         while !message.is_char_boundary(end) {

@@ -104,6 +104,8 @@ pub enum Reason {
     DiskFull,
     /// The path names a directory where a file is needed.
     IsDirectory,
+    /// User code stands still for a snapshot.
+    Frozen,
 }
 
 impl Reason {
@@ -116,6 +118,7 @@ impl Reason {
             "bad_token" => Self::BadToken,
             "disk_full" => Self::DiskFull,
             "is_directory" => Self::IsDirectory,
+            "frozen" => Self::Frozen,
             _ => return None,
         })
     }

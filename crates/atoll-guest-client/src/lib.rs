@@ -16,6 +16,7 @@ mod dial;
 mod error;
 mod files;
 mod filesystem;
+pub mod fuzz;
 mod http1;
 mod input;
 mod limits;

@@ -16,6 +16,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The whole of a file, either way, however it trickles.
     pub transfer: Duration,
+    /// How much longer than a process's own deadline its end is waited for.
+    pub grace: Duration,
     /// How often the agent shall say that a silent stream lives (whole seconds).
     /// A stream silent for three times as long is given up.
     pub keepalive: Duration,
@@ -37,6 +39,7 @@ impl Default for Limits {
             body: Duration::from_secs(30),
             idle: Duration::from_mins(1),
             transfer: Duration::from_hours(6),
+            grace: Duration::from_secs(15),
             keepalive: Duration::from_secs(30),
             head_bytes: 32 * 1024,
             head_fields: 64,

@@ -6,7 +6,7 @@ use atoll_proto::process as wire;
 use bytes::Bytes;
 use wire::__buffa::oneof::{process_event, process_selector};
 
-use crate::GuestError;
+use crate::{GuestError, connect};
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,27 +153,25 @@ impl ProcessInfo {
 }
 
 impl ProcessEvent {
-    /// Reads an event. `None` is one that this version does not know.
-    pub(crate) fn from_wire(event: wire::ProcessEvent) -> Result<Option<Self>, GuestError> {
+    /// Reads an event. One that this version does not know is a sign of life.
+    pub(crate) fn from_wire(event: wire::ProcessEvent) -> Result<Self, GuestError> {
         let Some(event) = event.event else {
-            return Ok(None);
+            return Ok(Self::Keepalive);
         };
         Ok(match event {
-            process_event::Event::Start(start) => {
-                Some(Self::Started { pid: start.pid, offset: start.offset.unwrap_or(0) })
-            }
-            process_event::Event::Data(data) => Self::from_output(*data),
-            process_event::Event::Gap(gap) => Some(Self::Gap { bytes: gap.bytes }),
-            process_event::Event::Keepalive(_) => Some(Self::Keepalive),
-            process_event::Event::End(end) => Some(Self::Ended {
+            process_event::Event::Start(start) => Self::Started { pid: start.pid, offset: start.offset.unwrap_or(0) },
+            process_event::Event::Data(data) => Self::from_output(*data).unwrap_or(Self::Keepalive),
+            process_event::Event::Gap(gap) => Self::Gap { bytes: gap.bytes },
+            process_event::Event::Keepalive(_) => Self::Keepalive,
+            process_event::Event::End(end) => Self::Ended {
                 exit_code: end.exit_code,
                 signal: end
                     .signal
                     .map(i32::try_from)
                     .transpose()
                     .map_err(|_| GuestError::protocol("a signal out of range"))?,
-                error: end.error,
-            }),
+                error: end.error.map(connect::shorten),
+            },
         })
     }
 

@@ -7,9 +7,6 @@ use tokio::time::Instant;
 
 use crate::{GuestError, Limits, Phase, ProcessEvent, connect::Envelopes};
 
-/// How much longer than the process's own deadline this side waits for its end.
-const GRACE: Duration = Duration::from_secs(15);
-
 /// What a process does, until it ends. Dropping it leaves the process alone.
 pub struct ProcessStream {
     envelopes: Envelopes,
@@ -17,6 +14,15 @@ pub struct ProcessStream {
     kind: Kind,
     give_up: Option<(Instant, Duration)>,
     offset: u64,
+    stage: Stage,
+}
+
+/// How far the agent has told a process's life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    Running,
+    Ended,
 }
 
 #[derive(Clone, Copy)]
@@ -28,10 +34,10 @@ pub(crate) enum Kind {
 impl ProcessStream {
     pub(crate) fn new(envelopes: Envelopes, limits: Limits, kind: Kind, timeout: Option<Duration>) -> Self {
         let give_up = timeout.and_then(|timeout| {
-            let after = timeout.saturating_add(GRACE);
+            let after = timeout.saturating_add(limits.grace);
             Instant::now().checked_add(after).map(|at| (at, after))
         });
-        Self { envelopes, limits, kind, give_up, offset: 0 }
+        Self { envelopes, limits, kind, give_up, offset: 0, stage: Stage::New }
     }
 
     /// How many bytes of the process's output, whichever descriptor, came before the next event:
@@ -51,35 +57,49 @@ impl ProcessStream {
                 .await
                 .map_err(|_| GuestError::Timeout { phase: Phase::Body, after })??,
         };
-        if let Some(event) = &event {
+        self.follow(event.as_ref())?;
+        Ok(event)
+    }
+
+    /// Holds the agent to the order that [`ProcessEvent`] promises.
+    fn follow(&mut self, event: Option<&ProcessEvent>) -> Result<(), GuestError> {
+        let stage = match (self.stage, event) {
+            (stage, Some(ProcessEvent::Keepalive)) if stage != Stage::Ended => stage,
+            (Stage::New, Some(ProcessEvent::Started { .. })) => Stage::Running,
+            (Stage::New, _) => return Err(GuestError::protocol("a stream that does not begin with its process")),
+            (Stage::Running, Some(ProcessEvent::Started { .. })) => {
+                return Err(GuestError::protocol("a process that starts twice"));
+            }
+            (Stage::Running, Some(ProcessEvent::Ended { .. })) => Stage::Ended,
+            (Stage::Running, Some(_)) => Stage::Running,
+            (Stage::Running, None) => return Err(GuestError::protocol("a stream that ends before its process")),
+            (Stage::Ended, None) => Stage::Ended,
+            (Stage::Ended, Some(_)) => return Err(GuestError::protocol("a stream that goes on after its end")),
+        };
+        self.stage = stage;
+        if let Some(event) = event {
             self.offset = event.offset_after(self.offset);
         }
-        Ok(event)
+        Ok(())
     }
 
     async fn read(&mut self) -> Result<Option<ProcessEvent>, GuestError> {
         let idle = self.limits.keepalive.saturating_mul(3);
-        loop {
-            let event = match self.kind {
-                Kind::Start => self
-                    .envelopes
-                    .next::<wire::StartResponse>(&self.limits, idle)
-                    .await?
-                    .map(|response| response.event.into_option()),
-                Kind::Connect => self
-                    .envelopes
-                    .next::<wire::ConnectResponse>(&self.limits, idle)
-                    .await?
-                    .map(|response| response.event.into_option()),
-            };
-            let Some(event) = event else {
-                return Ok(None);
-            };
-            // An event of a newer agent that this version does not know is passed over.
-            if let Some(event) = event.map(ProcessEvent::from_wire).transpose()?.flatten() {
-                return Ok(Some(event));
-            }
-        }
+        let event = match self.kind {
+            Kind::Start => self
+                .envelopes
+                .next::<wire::StartResponse>(&self.limits, idle)
+                .await?
+                .map(|response| response.event.into_option()),
+            Kind::Connect => self
+                .envelopes
+                .next::<wire::ConnectResponse>(&self.limits, idle)
+                .await?
+                .map(|response| response.event.into_option()),
+        };
+        // An event of a newer agent that this version does not know only says that it lives: passing
+        // it over here would let an agent keep its reader in this call for ever.
+        event.map(|event| event.map_or(Ok(ProcessEvent::Keepalive), ProcessEvent::from_wire)).transpose()
     }
 }
 

@@ -86,23 +86,15 @@ impl WatchStream {
     /// Dropping this future before it is ready loses no event.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, GuestError> {
         let idle = self.limits.keepalive.saturating_mul(3);
-        loop {
-            let response: Option<wire::WatchDirResponse> = self.envelopes.next(&self.limits, idle).await?;
-            let Some(response) = response else {
-                return Ok(None);
-            };
-            match response.event {
-                Some(Event::Start(_)) => return Ok(Some(WatchEvent::Started)),
-                Some(Event::Keepalive(_)) => return Ok(Some(WatchEvent::Keepalive)),
-                Some(Event::Filesystem(event)) => {
-                    if let Some(change) = Change::from_wire(*event) {
-                        return Ok(Some(WatchEvent::Changed(change)));
-                    }
-                }
-                // An event of a newer agent that this version does not know.
-                None => {}
+        let response: Option<wire::WatchDirResponse> = self.envelopes.next(&self.limits, idle).await?;
+        Ok(response.map(|response| match response.event {
+            Some(Event::Start(_)) => WatchEvent::Started,
+            Some(Event::Filesystem(event)) => {
+                Change::from_wire(*event).map_or(WatchEvent::Keepalive, WatchEvent::Changed)
             }
-        }
+            // An event of a newer agent that this version does not know is a sign of life.
+            Some(Event::Keepalive(_)) | None => WatchEvent::Keepalive,
+        }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent: what it is told at its start, and putting its parts together.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use crate::{
     boot::memory,
@@ -20,12 +20,14 @@ pub(crate) struct Options {
     listen: SocketAddr,
     /// Answers without a token and touches nothing of the machine: for tests.
     bare: bool,
+    /// The control group for user code of an agent that is no machine's own.
+    user_group: Option<PathBuf>,
 }
 
 impl Options {
     pub(crate) fn parse(arguments: &[String]) -> Result<Self, AgentError> {
         let mut listen = LISTEN.to_owned();
-        let mut bare = false;
+        let (mut bare, mut user_group) = (false, None);
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
             match (argument.as_str(), arguments.as_slice().first()) {
@@ -34,16 +36,20 @@ impl Options {
                     listen.clone_from(address);
                     arguments.next();
                 }
+                ("--user-group", Some(group)) => {
+                    user_group = Some(PathBuf::from(group));
+                    arguments.next();
+                }
                 _ => {
                     return Err(AgentError::Invalid(format!(
-                        "unknown option `{argument}`; there are --listen ADDRESS:PORT and --no-init"
+                        "unknown option `{argument}`; there are --listen ADDRESS:PORT, --no-init, --user-group DIR"
                     )));
                 }
             }
         }
         let listen =
             listen.parse().map_err(|_| AgentError::Invalid(format!("--listen `{listen}` is not ADDRESS:PORT")))?;
-        Ok(Self { listen, bare })
+        Ok(Self { listen, bare, user_group })
     }
 }
 
@@ -54,11 +60,13 @@ pub(crate) fn run(options: Options) -> Result<(), AgentError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build().map_err(failed)?;
     runtime.block_on(async {
-        let groups = if options.bare {
-            Groups::none()
-        } else {
-            spare_from_oom();
-            Groups::of_machine(memory())
+        let groups = match options.user_group {
+            Some(group) => Groups::under(group, memory()),
+            None if options.bare => Groups::none(),
+            None => {
+                spare_from_oom();
+                Groups::of_machine(memory())
+            }
         };
         let app = Arc::new(App::new(
             Arc::new(Settings::new(options.bare)),

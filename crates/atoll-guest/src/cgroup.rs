@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use crate::{console, error::AgentError};
+use crate::{console, error::AgentError, freeze::Freezer};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// How many left groups are tried at once.
@@ -74,14 +74,21 @@ pub(crate) struct Groups {
     tasks: String,
     next: AtomicU64,
     left: Mutex<VecDeque<PathBuf>>,
+    pub(crate) freezer: Freezer,
 }
 
 impl Groups {
     /// Groups under the user group, when this machine has one.
     pub(crate) fn of_machine(memory: u64) -> Self {
-        let parent = Path::new(ROOT).join("user");
+        Self::under(Path::new(ROOT).join("user"), memory)
+    }
+
+    /// Groups under a group, when it exists.
+    pub(crate) fn under(parent: PathBuf, memory: u64) -> Self {
+        let parent = parent.join("cgroup.procs").exists().then_some(parent);
         Self {
-            parent: parent.join("cgroup.procs").exists().then_some(parent),
+            freezer: Freezer::new(parent.clone()),
+            parent,
             tasks: (tasks(memory) / 4 * 3).to_string(),
             next: AtomicU64::new(1),
             left: Mutex::default(),
@@ -90,7 +97,13 @@ impl Groups {
 
     /// Without groups: an agent that is no machine's own.
     pub(crate) fn none() -> Self {
-        Self { parent: None, tasks: String::new(), next: AtomicU64::new(1), left: Mutex::default() }
+        Self {
+            parent: None,
+            tasks: String::new(),
+            next: AtomicU64::new(1),
+            left: Mutex::default(),
+            freezer: Freezer::new(None),
+        }
     }
 
     /// A fresh group; `None` on a machine without.

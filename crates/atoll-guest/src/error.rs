@@ -47,6 +47,10 @@ pub(crate) enum AgentError {
     Conflict(String),
     #[error("{0}")]
     Limit(String),
+    #[error("{0}")]
+    Busy(String),
+    #[error("user code stands still for a snapshot; try again when it goes on")]
+    Frozen,
     #[error("nothing is served at this path")]
     NoRoute,
     #[error("this path does not take this method")]
@@ -87,6 +91,7 @@ impl AgentError {
             Self::BadToken | Self::SignatureExpired => "bad_token",
             Self::DiskFull => "disk_full",
             Self::IsDirectory(_) => "is_directory",
+            Self::Frozen => "frozen",
             _ => return None,
         })
     }
@@ -100,6 +105,7 @@ impl AgentError {
             Self::Exists(_) => ErrorCode::AlreadyExists,
             Self::DiskFull | Self::Limit(_) => ErrorCode::ResourceExhausted,
             Self::Conflict(_) => ErrorCode::FailedPrecondition,
+            Self::Busy(_) | Self::Frozen => ErrorCode::Unavailable,
             Self::BadCwd(_) | Self::Invalid(_) | Self::IsDirectory(_) | Self::NotDirectory(_) => {
                 ErrorCode::InvalidArgument
             }

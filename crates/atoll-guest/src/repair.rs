@@ -79,6 +79,21 @@ fn draw_machine_id() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// The fork file: which life of the machine this is. A program that must know of a restore (to
+/// draw fresh randomness, say) watches it, or reads it again before it matters.
+const GENERATION: &str = "/run/atoll/generation";
+
+/// Writes the fork file, in place: whoever holds it open or watches it sees the change.
+pub(crate) fn set_generation(generation: &str) -> io::Result<()> {
+    fs::create_dir_all("/run/atoll")?;
+    fs::write(GENERATION, format!("{generation}\n"))
+}
+
+/// Whether a text can be in the fork file.
+pub(crate) fn is_generation(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Whether a text is a machine id: 32 lower-case hex digits.
 pub(crate) fn is_machine_id(id: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))

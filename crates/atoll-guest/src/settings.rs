@@ -13,6 +13,11 @@ use crate::error::AgentError;
 /// The user when nobody names one.
 const DEFAULT_USER: &str = "user";
 
+/// How much of a process's last output is kept unless the host says otherwise, and its bounds.
+const OUTPUT: usize = 1 << 20;
+const OUTPUT_LEAST: usize = 64 << 10;
+const OUTPUT_MOST: usize = 64 << 20;
+
 /// What holds for every request until the next `/init`.
 pub(crate) struct Settings {
     /// Answers without a token until one is set: for tests on a developer's machine.
@@ -26,6 +31,8 @@ struct Inner {
     envs: BTreeMap<String, String>,
     user: Option<String>,
     workdir: Option<String>,
+    generation: Option<String>,
+    output_bytes: Option<usize>,
 }
 
 /// Changes to the settings; what is absent stays.
@@ -35,6 +42,10 @@ pub(crate) struct Change {
     pub(crate) envs: Option<BTreeMap<String, String>>,
     pub(crate) user: Option<String>,
     pub(crate) workdir: Option<String>,
+    /// Which life of the machine this is.
+    pub(crate) generation: Option<String>,
+    /// How much of a process's last output is kept, in bytes.
+    pub(crate) output_bytes: Option<u64>,
 }
 
 impl Settings {
@@ -85,7 +96,8 @@ impl Settings {
         }
     }
 
-    pub(crate) fn change(&self, change: Change) {
+    /// Takes changes over; `true` when the machine has another life than before.
+    pub(crate) fn change(&self, change: Change) -> bool {
         let mut inner = self.lock();
         if let Some(token) = change.token {
             inner.token = Some(token);
@@ -99,6 +111,19 @@ impl Settings {
         if let Some(workdir) = change.workdir {
             inner.workdir = Some(workdir);
         }
+        if let Some(bytes) = change.output_bytes {
+            inner.output_bytes = Some(usize::try_from(bytes).unwrap_or(usize::MAX).clamp(OUTPUT_LEAST, OUTPUT_MOST));
+        }
+        let reborn = change.generation.is_some() && inner.generation != change.generation;
+        if reborn {
+            inner.generation = change.generation;
+        }
+        reborn
+    }
+
+    /// How much of the next process's last output is kept, in bytes.
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.lock().output_bytes.unwrap_or(OUTPUT)
     }
 
     pub(crate) fn envs(&self) -> BTreeMap<String, String> {

@@ -4,9 +4,11 @@
 //! most a few pieces are in memory. Files are opened as root; the user of a request
 //! decides where `~` is and whom a new file belongs to.
 
-mod multipart;
-mod range;
+mod conditions;
+pub(crate) mod multipart;
+pub(crate) mod range;
 mod read;
+mod upload;
 mod write;
 
 use std::{

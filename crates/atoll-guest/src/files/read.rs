@@ -5,18 +5,23 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    time::UNIX_EPOCH,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use futures_util::Stream;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
-use super::{PIECE, PIECES, range, target};
+use super::{
+    PIECE, PIECES,
+    conditions::{self, Verdict},
+    range::{self, Range},
+    target,
+};
 use crate::{
     error::AgentError,
     http::{
@@ -31,50 +36,93 @@ pub(crate) async fn read(app: &App, request: Request<Incoming>) -> Result<Reply,
     let path =
         target.path.ok_or_else(|| AgentError::Invalid("query parameter `path` is missing; name a file".into()))?;
     let opened = path.clone();
-    let (file, size, modified) = blocking(move || open(&opened)).await?;
-    let wanted = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
-    // Files of the kernel claim to be empty; they are read to their end.
-    let length = (size > 0).then_some(size);
-    let part = match length {
-        Some(size) => range::parse(wanted, size),
-        None => range::Range::Whole,
+    let found = blocking(move || open(&opened)).await?;
+    let headers = request.headers();
+    let packed = wants_gzip(headers);
+    let verdict = conditions::judge(headers, &found.tag(packed), found.modified());
+    match verdict {
+        Verdict::NotModified => return Ok(described(empty(StatusCode::NOT_MODIFIED), &found, packed)),
+        Verdict::Failed => return Ok(empty(StatusCode::PRECONDITION_FAILED)),
+        Verdict::Send | Verdict::SendWhole => {}
+    }
+    let wanted = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let part = match found.length() {
+        Some(size) if verdict == Verdict::Send => range::parse(wanted, size),
+        _ => Range::Whole,
     };
-    // A part is of the file, not of its compressed form.
-    let packed = part == range::Range::Whole && wants_gzip(request.headers());
-    let (status, start, length) = match part {
-        range::Range::Whole => (StatusCode::OK, 0, length),
-        range::Range::Part { start, last } => (StatusCode::PARTIAL_CONTENT, start, Some(last - start + 1)),
-        range::Range::Outside => {
+    let head = request.method() == Method::HEAD;
+    let mut reply = match part {
+        Range::Outside => {
             let mut reply = empty(StatusCode::RANGE_NOT_SATISFIABLE);
-            put(&mut reply, header::CONTENT_RANGE, &format!("bytes */{size}"));
+            put(&mut reply, header::CONTENT_RANGE, &format!("bytes */{}", found.size));
             return Ok(reply);
         }
+        Range::Whole => whole(found, packed, head),
+        // A part is of the file, not of its compressed form.
+        Range::Part { start, last } => piece(found, start, last, head),
     };
-    let body = if request.method() == Method::HEAD {
-        Body::full(Bytes::new())
-    } else {
-        Body::new(StreamBody::new(pieces(file, start, length, packed)))
-    };
-    let mut reply = Response::new(body);
-    *reply.status_mut() = status;
     put(&mut reply, header::CONTENT_TYPE, "application/octet-stream");
     put(&mut reply, header::ACCEPT_RANGES, "bytes");
-    put(&mut reply, header::ETAG, &format!("\"{modified:x}-{size:x}\""));
     put(&mut reply, header::CONTENT_DISPOSITION, &disposition(&path));
+    Ok(reply)
+}
+
+/// A file that was opened.
+struct Found {
+    file: File,
+    size: u64,
+    /// Since 1970 UTC.
+    modified: Duration,
+}
+
+impl Found {
+    /// Files of the kernel claim to be empty; they are read to their end.
+    fn length(&self) -> Option<u64> {
+        (self.size > 0).then_some(self.size)
+    }
+
+    /// The entity tag: content with another coding is another entity.
+    fn tag(&self, packed: bool) -> String {
+        let coding = if packed { "-gzip" } else { "" };
+        format!("\"{:x}-{:x}{coding}\"", self.modified.as_nanos(), self.size)
+    }
+
+    /// In whole seconds, as headers carry it.
+    fn modified(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.modified.as_secs())
+    }
+}
+
+fn described(mut reply: Reply, found: &Found, packed: bool) -> Reply {
+    put(&mut reply, header::ETAG, &found.tag(packed));
+    put(&mut reply, header::LAST_MODIFIED, &httpdate::fmt_http_date(found.modified()));
+    put(&mut reply, header::VARY, "Accept-Encoding");
+    reply
+}
+
+fn whole(found: Found, packed: bool, head: bool) -> Reply {
+    let length = found.length();
+    let mut reply = described(empty(StatusCode::OK), &found, packed);
     if packed {
         put(&mut reply, header::CONTENT_ENCODING, "gzip");
-        put(&mut reply, header::VARY, "Accept-Encoding");
     } else if let Some(length) = length {
         put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     }
-    if status == StatusCode::PARTIAL_CONTENT
-        && let Some(length) = length
-    {
-        let last = start + length - 1;
-        let text = format!("bytes {start}-{last}/{size}");
-        put(&mut reply, header::CONTENT_RANGE, &text);
+    if !head {
+        *reply.body_mut() = Body::new(StreamBody::new(pieces(found.file, 0, length, packed)));
     }
-    Ok(reply)
+    reply
+}
+
+fn piece(found: Found, start: u64, last: u64, head: bool) -> Reply {
+    let length = last - start + 1;
+    let mut reply = described(empty(StatusCode::PARTIAL_CONTENT), &found, false);
+    put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
+    put(&mut reply, header::CONTENT_RANGE, &format!("bytes {start}-{last}/{}", found.size));
+    if !head {
+        *reply.body_mut() = Body::new(StreamBody::new(pieces(found.file, start, Some(length), false)));
+    }
+    reply
 }
 
 /// Only who asks for gzip by name gets it: packing is dear in a guest.
@@ -106,7 +154,7 @@ fn disposition(path: &Path) -> String {
 }
 
 /// Opens an ordinary file; a pipe or device would block or never end.
-fn open(path: &Path) -> Result<(File, u64, u128), AgentError> {
+fn open(path: &Path) -> Result<Found, AgentError> {
     let failed = |error| AgentError::file(path, error);
     let file =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(failed)?;
@@ -117,12 +165,8 @@ fn open(path: &Path) -> Result<(File, u64, u128), AgentError> {
     if !metadata.is_file() {
         return Err(AgentError::Invalid(format!("`{}` is not an ordinary file", path.display())));
     }
-    let modified = metadata
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-        .map_or(0, |since| since.as_nanos());
-    Ok((file, metadata.len(), modified))
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    Ok(Found { size: metadata.len(), file, modified })
 }
 
 /// The pieces of a file. The reading task ends when nobody takes them any more.

@@ -9,22 +9,21 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, fchown},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use serde::Serialize;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     PIECES, Target,
     multipart::{Event, Parser},
     read::blocking,
     target,
+    upload::{Upload, not_packed},
 };
 use crate::{
     error::AgentError,
@@ -33,12 +32,11 @@ use crate::{
         App,
         reply::{self, Reply},
     },
+    metadata::{self, Metadata},
     paths,
     users::User,
 };
 
-/// How long the next piece of an upload may take.
-const PATIENCE: Duration = Duration::from_mins(2);
 /// How many files one form may hold.
 const FORM_FILES: usize = 4096;
 
@@ -48,25 +46,34 @@ struct Written {
     path: String,
     name: String,
     r#type: &'static str,
+    #[serde(skip_serializing_if = "Metadata::is_empty")]
+    metadata: Metadata,
 }
 
 /// Answers an upload.
 pub(crate) async fn write(app: &App, request: Request<Incoming>) -> Result<Reply, AgentError> {
-    let target = target(app, request.uri(), request.headers(), "write")?;
-    let packed = packed(request.headers())?;
-    let kind =
-        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    let written = if kind.starts_with("multipart/form-data") {
+    let (parts, body) = request.into_parts();
+    let mut upload = Upload::new(body);
+    let written = receive(app, &parts, &mut upload).await;
+    if written.is_err() {
+        app.table.tasks.spawn(upload.drain());
+    }
+    Ok(reply::json(StatusCode::OK, &written?))
+}
+
+async fn receive(app: &App, parts: &Parts, upload: &mut Upload) -> Result<Vec<Written>, AgentError> {
+    let target = target(app, &parts.uri, &parts.headers, "write")?;
+    let packed = packed(&parts.headers)?;
+    let metadata = metadata::of_headers(&parts.headers)?;
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if kind.starts_with("multipart/form-data") {
         if packed {
-            return Err(AgentError::Invalid(
-                "Content-Encoding: gzip is taken with application/octet-stream, not with forms".into(),
-            ));
+            upload.unpack();
         }
-        form(target, &kind, request.into_body()).await?
+        form(target, kind, &metadata, upload).await
     } else {
-        vec![single(target, request.into_body(), packed).await?]
-    };
-    Ok(reply::json(StatusCode::OK, &written))
+        Ok(vec![single(target, metadata, upload, packed).await?])
+    }
 }
 
 /// Whether a body is packed; what cannot be unpacked is refused.
@@ -80,12 +87,12 @@ fn packed(headers: &HeaderMap) -> Result<bool, AgentError> {
     }
 }
 
-async fn single(target: Target, mut body: Incoming, packed: bool) -> Result<Written, AgentError> {
+async fn single(target: Target, metadata: Metadata, upload: &mut Upload, packed: bool) -> Result<Written, AgentError> {
     let path = target
         .path
         .ok_or_else(|| AgentError::Invalid("query parameter `path` is missing; name the file to write".into()))?;
-    let mut sink = Sink::open(path, target.user, packed).await?;
-    while let Some(piece) = next(&mut body).await? {
+    let mut sink = Sink::open(path, target.user, metadata, packed).await?;
+    while let Some(piece) = upload.next().await? {
         if !sink.write(piece).await {
             break;
         }
@@ -93,13 +100,18 @@ async fn single(target: Target, mut body: Incoming, packed: bool) -> Result<Writ
     sink.close().await
 }
 
-async fn form(target: Target, kind: &str, mut body: Incoming) -> Result<Vec<Written>, AgentError> {
+async fn form(
+    target: Target,
+    kind: &str,
+    metadata: &Metadata,
+    upload: &mut Upload,
+) -> Result<Vec<Written>, AgentError> {
     let mut parser = Parser::new(kind)?;
     let mut written = Vec::new();
     let mut sink: Option<Sink> = None;
     loop {
         match parser.next()? {
-            Event::More => match next(&mut body).await? {
+            Event::More => match upload.next().await? {
                 Some(piece) => parser.feed(&piece),
                 None => return Err(AgentError::Invalid("the form breaks off".into())),
             },
@@ -121,7 +133,7 @@ async fn form(target: Target, kind: &str, mut body: Incoming) -> Result<Vec<Writ
                         ));
                     }
                 };
-                sink = Some(Sink::open(path, target.user.clone(), false).await?);
+                sink = Some(Sink::open(path, target.user.clone(), metadata.clone(), false).await?);
             }
             Event::Data(piece) => {
                 if let Some(open) = &mut sink
@@ -141,35 +153,18 @@ async fn form(target: Target, kind: &str, mut body: Incoming) -> Result<Vec<Writ
     }
 }
 
-/// The next piece of a body.
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, AgentError> {
-    loop {
-        let frame = timeout(PATIENCE, body.frame())
-            .await
-            .map_err(|_| AgentError::Invalid("the upload stopped for too long".into()))?;
-        match frame {
-            None => return Ok(None),
-            Some(Err(_)) => return Err(AgentError::Invalid("the upload broke off".into())),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
-                }
-            }
-        }
-    }
-}
-
 /// A file that is being written by a task of its own.
 struct Sink {
     path: PathBuf,
+    metadata: Metadata,
     sender: mpsc::Sender<Bytes>,
     writer: JoinHandle<Result<(), AgentError>>,
 }
 
 impl Sink {
-    async fn open(path: PathBuf, user: User, packed: bool) -> Result<Self, AgentError> {
-        let opened = path.clone();
-        let file = blocking(move || open(&opened, &user)).await?;
+    async fn open(path: PathBuf, user: User, metadata: Metadata, packed: bool) -> Result<Self, AgentError> {
+        let (opened, noted) = (path.clone(), metadata.clone());
+        let file = blocking(move || open(&opened, &user, &noted)).await?;
         let (sender, mut receiver) = mpsc::channel::<Bytes>(PIECES);
         let shown = path.clone();
         let writer = tokio::task::spawn_blocking(move || {
@@ -182,11 +177,11 @@ impl Sink {
             };
             // What the system did not say, the unpacker did.
             write().map_err(|error| match error.raw_os_error() {
-                None if packed => AgentError::Invalid("the upload is not the whole gzip that it says it is".into()),
+                None if packed => not_packed(),
                 _ => AgentError::file(&shown, error),
             })
         });
-        Ok(Self { path, sender, writer })
+        Ok(Self { path, metadata, sender, writer })
     }
 
     /// `false` when the writer has failed; [`Self::close`] says why.
@@ -201,12 +196,13 @@ impl Sink {
             name: self.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             path: self.path.display().to_string(),
             r#type: "file",
+            metadata: self.metadata,
         })
     }
 }
 
-/// Makes the parents, opens the file empty and gives it to the user.
-fn open(path: &Path, user: &User) -> Result<File, AgentError> {
+/// Makes the parents, opens the file empty, gives it to the user and notes what is noted about it.
+fn open(path: &Path, user: &User, metadata: &Metadata) -> Result<File, AgentError> {
     let failed = |error| AgentError::file(path, error);
     if let Some(parent) = path.parent() {
         directory::make_all(parent, user)?;
@@ -223,7 +219,13 @@ fn open(path: &Path, user: &User) -> Result<File, AgentError> {
         .open(path)
         .map_err(failed)?;
     fchown(&file, Some(user.uid), Some(user.gid)).map_err(failed)?;
-    Ok(file)
+    match metadata::replace(&file, metadata) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Err(AgentError::Invalid(format!(
+            "the file system of `{}` keeps no metadata; write it elsewhere or without",
+            path.display()
+        ))),
+        result => result.map(|()| file).map_err(failed),
+    }
 }
 
 /// A file that takes its content as it is, or unpacks it.

@@ -9,7 +9,7 @@ use std::{
 use atoll_proto::filesystem::{EntryInfo, FileType};
 use buffa_types::google::protobuf::Timestamp;
 
-use crate::{error::AgentError, users};
+use crate::{error::AgentError, metadata, users};
 
 /// Account files, read once for many entries.
 pub(crate) struct Names {
@@ -52,6 +52,8 @@ pub(crate) fn describe(path: &Path, names: &Names) -> Result<EntryInfo, AgentErr
             ..Default::default()
         }
         .into(),
+        metadata: metadata::read(path).into_iter().collect(),
+        is_symlink: own.is_symlink(),
         symlink_target: target,
         ..Default::default()
     })

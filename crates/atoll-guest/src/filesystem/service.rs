@@ -134,7 +134,8 @@ impl wire::Filesystem for FilesystemService {
         request: ServiceRequest<'_, wire::WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<wire::WatchDirResponse>> {
         let (path, _) = self.resolve(&ctx, request.path)?;
-        let watcher = Watcher::new(path, request.recursive)?;
+        let recursive = request.recursive;
+        let watcher = blocking(move || Watcher::new(path, recursive)).await?;
         Ok(Response::stream(watch(watcher, identity::keepalive(&ctx))))
     }
 

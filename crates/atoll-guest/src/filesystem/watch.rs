@@ -18,6 +18,9 @@ use crate::error::AgentError;
 /// How many directories one watcher covers.
 const DIRECTORIES: usize = 8192;
 
+/// How many events wait for their reader; older ones are dropped.
+const WAITING: usize = 65_536;
+
 /// Watches a directory until it is dropped.
 pub(super) struct Watcher {
     inotify: Inotify,
@@ -66,6 +69,10 @@ impl Watcher {
     }
 
     fn tell(&mut self, path: &Path, kind: EventType) {
+        // A tree that was moved in whole may hold more than anybody reads.
+        if self.ready.len() == WAITING {
+            self.ready.pop_front();
+        }
         self.ready.push_back(FilesystemEvent {
             name: path.display().to_string(),
             r#type: kind.into(),

@@ -4,30 +4,26 @@ use std::{
     collections::BTreeMap,
     fs,
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use super::{
-    App, identity,
+    App, ConnectionId, identity, json,
     reply::{self, Reply},
 };
-use crate::{ENVD_VERSION, console, error::AgentError, repair, settings::Change};
-
-/// How large `/init` may be.
-const INIT_BYTES: usize = 1 << 20;
-/// How long its body may take.
-const INIT_PATIENCE: Duration = Duration::from_secs(30);
+use crate::{ENVD_VERSION, PROTOCOL, console, error::AgentError, repair, settings::Change};
 
 /// Says that the agent is there.
 pub(crate) fn health() -> Reply {
-    reply::json(StatusCode::OK, &serde_json::json!({ "version": ENVD_VERSION }))
+    reply::json(
+        StatusCode::OK,
+        &serde_json::json!({ "version": ENVD_VERSION, "agent": env!("CARGO_PKG_VERSION"), "protocol": PROTOCOL }),
+    )
 }
 
 /// What every process gets by default.
@@ -47,20 +43,24 @@ struct Init {
     hostname: Option<String>,
     machine_id: Option<String>,
     entropy: Option<String>,
+    generation: Option<String>,
+    output_bytes: Option<u64>,
 }
 
-/// Takes over what the host says this machine is.
-pub(crate) async fn init(app: &App, request: Request<Incoming>) -> Result<Reply, AgentError> {
+/// Reads the body of `/init` and does nothing with it.
+pub(crate) fn read_init(body: &[u8]) {
+    if let Ok(init) = json::parse::<Init>(body, "/init") {
+        // Whether it is right is all that there is to see.
+        let _ = init.check();
+    }
+}
+
+/// Takes over what the host says this machine is. A machine that was restored learns here what has
+/// changed since its snapshot; then what it had to do with before is cut off, and user code goes on.
+pub(crate) async fn init(app: &App, request: Request<Incoming>, connection: ConnectionId) -> Result<Reply, AgentError> {
     may_init(app, &request)?;
     let (parts, body) = request.into_parts();
-    let body = timeout(INIT_PATIENCE, Limited::new(body, INIT_BYTES).collect())
-        .await
-        .map_err(|_| AgentError::Invalid("the body of /init did not come".into()))?
-        .map_err(|_| AgentError::Invalid(format!("/init takes at most {INIT_BYTES} bytes")))?
-        .to_bytes();
-    // serde's text could quote a secret.
-    let init: Init = serde_json::from_slice(&body)
-        .map_err(|_| AgentError::Invalid("the body of /init is not the JSON it should be".into()))?;
+    let init: Init = json::read(body, "/init").await?;
     init.check()?;
     // Again: while the body came, somebody else may have been first.
     may_init_with(app, &parts.headers)?;
@@ -68,12 +68,18 @@ pub(crate) async fn init(app: &App, request: Request<Incoming>) -> Result<Reply,
     if app.machine {
         init.repair(first)?;
     }
-    app.settings.change(Change {
+    let reborn = app.settings.change(Change {
         token: init.access_token,
         envs: init.env_vars,
         user: init.default_user,
         workdir: init.default_workdir,
+        generation: init.generation,
+        output_bytes: init.output_bytes,
     });
+    if reborn {
+        app.close_before(connection);
+    }
+    app.table.groups.freezer.thaw();
     Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
@@ -101,6 +107,9 @@ impl Init {
         if self.machine_id.as_ref().is_some_and(|id| !repair::is_machine_id(id)) {
             return wrong("machineId must be 32 lower-case hex digits");
         }
+        if self.generation.as_ref().is_some_and(|text| !repair::is_generation(text)) {
+            return wrong("generation must be 1 to 128 bytes of printable ASCII");
+        }
         let named = |key: &String| !key.is_empty() && !key.contains(['=', '\0']);
         let envs = self.env_vars.iter().flatten();
         if !envs.clone().all(|(key, value)| named(key) && !value.contains('\0')) {
@@ -119,6 +128,9 @@ impl Init {
         }
         if first || self.machine_id.is_some() {
             tolerate_full_disk(repair::set_machine_id(self.machine_id.as_deref()), "machine id")?;
+        }
+        if let Some(generation) = &self.generation {
+            repair::set_generation(generation).map_err(|error| AgentError::io("writing the fork file", error))?;
         }
         if let Some(hostname) = &self.hostname {
             tolerate_full_disk(repair::set_hostname(hostname), "host name")?;

@@ -44,7 +44,7 @@ pub(crate) async fn start(
     settings: &Settings,
     request: Request,
 ) -> Result<Arc<Record>, AgentError> {
-    let capacity = table.admit()?;
+    let capacity = table.admit(settings.output_bytes())?;
     let environment = environment(settings, &request);
     let cwd = directory(settings, &request)?;
     let stdio = Stdio::open(&request)?;

@@ -19,8 +19,7 @@ const RUNNING_LIMIT: usize = 1024;
 /// How much output of ended processes is kept, and of how many.
 const ENDED_BYTES: usize = 8 << 20;
 const ENDED_COUNT: usize = 256;
-/// How much output of one process is kept: at most, and when many run.
-const RING_MOST: usize = 1 << 20;
+/// How much output of one process is kept when many run.
 const RING_LEAST: usize = 64 << 10;
 
 /// Which process is meant.
@@ -67,14 +66,18 @@ impl Table {
         self.ever.load(Ordering::Relaxed)
     }
 
-    /// How much output the next process may keep; refuses when too many run.
-    pub(crate) fn admit(&self) -> Result<usize, AgentError> {
+    /// How much output the next process may keep, at most `wanted`; refuses when too many run, and
+    /// while user code stands still.
+    pub(crate) fn admit(&self, wanted: usize) -> Result<usize, AgentError> {
+        if self.groups.freezer.is_frozen() {
+            return Err(AgentError::Frozen);
+        }
         let running = self.lock().running.len();
         if running >= RUNNING_LIMIT {
             return Err(AgentError::Limit(format!("{RUNNING_LIMIT} processes run already; wait for one or kill one")));
         }
         self.ever.store(true, Ordering::Relaxed);
-        Ok((self.budget / (running + 1)).clamp(RING_LEAST, RING_MOST))
+        Ok((self.budget / (running + 1)).min(wanted).max(RING_LEAST))
     }
 
     pub(crate) fn add(&self, record: Arc<Record>) {

@@ -5,4 +5,6 @@
 mod files;
 mod process;
 mod raw;
+mod snapshot;
+mod streams;
 mod support;

@@ -191,6 +191,84 @@ fn gzip_goes_both_ways() {
     assert_eq!((answer.headers.get("content-encoding"), answer.body.len()), (None, content.len()));
 }
 
+#[test]
+fn a_form_may_be_packed_as_a_whole() {
+    let agent = Agent::start();
+    let content = "line\n".repeat(300_000);
+    let form = format!(
+        "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{}\"\r\n\r\n{content}\r\n--B--\r\n",
+        agent.path("packed-form")
+    );
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(form.as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    let headers = [("Content-Type", "multipart/form-data; boundary=B"), ("Content-Encoding", "gzip")];
+    let before = agent.resident();
+    assert_eq!(request(&agent, "POST /files?username=root", &headers, &packed).status, 200);
+    assert!(std::fs::read(agent.path("packed-form")).unwrap() == content.as_bytes());
+    assert!(agent.resident() < before + (16 << 20));
+    assert_eq!(request(&agent, "POST /files?username=root", &headers, &packed[..packed.len() / 2]).status, 400);
+}
+
+#[test]
+fn a_file_that_is_known_is_not_sent_again() {
+    let agent = Agent::start();
+    std::fs::write(agent.path("known"), "0123456789").unwrap();
+    let target = format!("GET /files?username=root&path={}", agent.path("known"));
+    let first = request(&agent, &target, &[], b"");
+    let (tag, date) = (first.headers["etag"].clone(), first.headers["last-modified"].clone());
+    for known in [("If-None-Match", tag.as_str()), ("If-Modified-Since", date.as_str())] {
+        let again = request(&agent, &target, &[known], b"");
+        assert_eq!((again.status, again.body.len()), (304, 0));
+        assert_eq!(again.headers["etag"], tag);
+    }
+    assert_eq!(request(&agent, &target, &[("If-Match", "\"other\"")], b"").status, 412);
+    let part = |range_of: &str| {
+        let headers = [("Range", "bytes=2-4"), ("If-Range", range_of)];
+        let answer = request(&agent, &target, &headers, b"");
+        (answer.status, answer.body)
+    };
+    assert_eq!(part(&tag), (206, b"234".to_vec()));
+    assert_eq!(part("\"other\""), (200, b"0123456789".to_vec()));
+    std::fs::write(agent.path("known"), "01234567890").unwrap();
+    let again = request(&agent, &target, &[("If-None-Match", tag.as_str())], b"");
+    assert_eq!((again.status, again.body.len()), (200, 11));
+    let packed = request(&agent, &target, &[("Accept-Encoding", "gzip")], b"");
+    assert_ne!(packed.headers["etag"], again.headers["etag"], "another coding is another entity");
+}
+
+#[test]
+fn what_is_noted_about_a_file_travels_with_it() {
+    let agent = Agent::start();
+    let path = agent.path("noted");
+    let target = format!("POST /files?username=root&path={path}");
+    let kind = ("Content-Type", "application/octet-stream");
+    let headers = [kind, ("X-Metadata-Color", "blue"), ("X-Metadata-Size", "2 x 3")];
+    let answer = request(&agent, &target, &headers, b"x");
+    if answer.status == 400 && answer.json()["message"].as_str().unwrap().contains("keeps no metadata") {
+        println!("skipped: the file system of the temporary directory has no user attributes");
+        return;
+    }
+    let noted = json!({"color": "blue", "size": "2 x 3"});
+    assert_eq!(answer.json()[0]["metadata"], noted);
+    let stat = |path: &str| {
+        let answer = call(&agent, "filesystem.Filesystem/Stat", &json!({"path": path}));
+        answer.json()["entry"]["metadata"].clone()
+    };
+    assert_eq!(stat(&path), noted);
+    let (from, to) = (path.clone(), agent.path("moved"));
+    call(&agent, "filesystem.Filesystem/Move", &json!({"source": from, "destination": to}));
+    assert_eq!(stat(&to), noted);
+    // Another upload replaces all of it.
+    let target = format!("POST /files?username=root&path={to}");
+    request(&agent, &target, &[kind, ("X-Metadata-Shape", "round")], b"y");
+    assert_eq!(stat(&to), json!({"shape": "round"}));
+    request(&agent, &target, &[kind], b"z");
+    assert_eq!(stat(&to), Value::Null);
+    let large = "v".repeat(5000);
+    assert_eq!(request(&agent, &target, &[kind, ("X-Metadata-Large", &large)], b"z").status, 400);
+}
+
 #[tokio::test]
 async fn a_signed_url_opens_one_file_for_one_purpose() {
     let agent = Agent::start();

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,9 +23,19 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent that needs no `/init`.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts an agent whose programs run in a control group.
+    pub(crate) fn start_in(group: &UserGroup) -> Self {
+        Self::start_with(&["--user-group", group.0.to_str().unwrap()])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "this test starts programs as other users: run it as root");
         let mut child = Command::new(env!("CARGO_BIN_EXE_atoll-guest"))
             .args(["agent", "--listen", "127.0.0.1:0", "--no-init"])
+            .args(more)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -62,6 +73,51 @@ impl Agent {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// A control group for one test, with everything in it killed at the end.
+pub(crate) struct UserGroup(std::path::PathBuf);
+
+impl UserGroup {
+    /// `None` on a machine whose control groups cannot freeze: the real guest's can, and its tests
+    /// are with the machine's.
+    pub(crate) fn new() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("atoll-test-{}-{number}", std::process::id());
+        let made = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .map(|root| std::path::Path::new(root).join(&name))
+            .into_iter()
+            .find(|group| {
+                let works = std::fs::create_dir(group).is_ok() && group.join("cgroup.freeze").exists();
+                if !works {
+                    let _ = std::fs::remove_dir(group);
+                }
+                works
+            });
+        if made.is_none() {
+            println!("skipped: no control group here can be frozen");
+        }
+        made.map(Self)
+    }
+}
+
+impl Drop for UserGroup {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("cgroup.freeze"), "0");
+        let _ = std::fs::write(self.0.join("cgroup.kill"), "1");
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            let children = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+            children.filter(|child| child.path().is_dir()).for_each(|child| {
+                let _ = std::fs::remove_dir(child.path());
+            });
+            if std::fs::remove_dir(&self.0).is_ok() || !self.0.exists() {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 }
 
