@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_dir::replace;
 
+const FILE: &str = "kvm-verdict";
 const LIMIT: Duration = Duration::from_secs(6);
 const SAID: &str = "atoll-probe-ok";
 const OUTPUT_CAP: usize = 64 * 1024;
@@ -29,11 +30,18 @@ pub(crate) struct Verdict {
     pub(crate) reason: String,
 }
 
+/// What the cache knows: whether a guest booted under KVM, and why (not). Nothing before the first start of Atoll.
+pub fn cached_kvm_verdict(cache: &Path) -> Option<(bool, String)> {
+    let text = std::fs::read(cache.join(FILE)).ok()?;
+    let verdict: Verdict = serde_json::from_slice(&text).ok()?;
+    Some((verdict.usable, verdict.reason))
+}
+
 /// The verdict from the cache, or a fresh one.
 pub(crate) fn verdict(cache: &Path, tree: &Path, kernel: &Path, initrd: &Path) -> Verdict {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let key = format!("{}|{}|{}|{}", release.trim(), tree.display(), kernel.display(), initrd.display());
-    let path = cache.join("kvm-verdict");
+    let path = cache.join(FILE);
     let cached = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Verdict>(&text).ok());
     if let Some(verdict) = cached.filter(|verdict| verdict.key == key) {
         return verdict;

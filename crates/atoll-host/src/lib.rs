@@ -25,4 +25,5 @@ pub use agent::{HostAgent, OnExit};
 pub use config::{AcceleratorChoice, HostConfig};
 pub use data_dir::{DataDir, Lock};
 pub use error::StartError;
+pub use kvm::cached_kvm_verdict;
 pub use leftovers::{Remains, remains};

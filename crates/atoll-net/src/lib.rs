@@ -11,6 +11,7 @@
 
 mod apply;
 mod error;
+mod foreign;
 mod host;
 mod leftovers;
 mod netlink;
@@ -23,6 +24,7 @@ mod thread;
 
 pub use apply::{apply, remove};
 pub use error::NetError;
+pub use foreign::{ForeignDrop, foreign_drops, parse_foreign_drops};
 pub use host::{host_setup, host_teardown, remove_void_namespace, void_namespace};
 pub use leftovers::{Leftover, leftovers, remove_leftover};
 pub use plan::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetConfig, NetPlan, PREFIX_LEN, TAP, host_rules, plan};

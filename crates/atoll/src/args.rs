@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Run a program in a running sandbox
     Exec(ExecArgs),
+    /// Look at this machine: what helps or hinders, and what to do about it
+    Doctor(DoctorArgs),
 }
 
 /// `atoll up`
@@ -206,4 +208,15 @@ pub(crate) struct ExecArgs {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+/// `atoll doctor`
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Cache of images and kernels [env: ATOLL_CACHE]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<String>,
+    /// IPv4 range that is to be used [env: ATOLL_ADDRESS_POOL]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) address_pool: Option<String>,
 }

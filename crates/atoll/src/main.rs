@@ -8,6 +8,7 @@
 mod args;
 mod commands;
 mod connect;
+mod doctor;
 mod embedded;
 mod failure;
 mod one_shot;
@@ -61,5 +62,6 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Get(args) => commands::get(&client()?, global, &args).await,
         Command::Rm(args) => commands::remove(&client()?, global, &args).await,
         Command::Exec(args) => commands::exec(&client()?, global, &args).await,
+        Command::Doctor(args) => commands::doctor(global, args, given).await,
     }
 }

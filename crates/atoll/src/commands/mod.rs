@@ -6,6 +6,7 @@
 //! Deliberately absent: rules. What may be asked for is decided by the server, so that every client hears the same.
 
 mod create;
+mod doctor;
 mod exec;
 mod get;
 mod list;
@@ -13,6 +14,7 @@ mod remove;
 pub(crate) mod run;
 
 pub(crate) use create::create;
+pub(crate) use doctor::doctor;
 pub(crate) use exec::exec;
 pub(crate) use get::get;
 pub(crate) use list::list;
