@@ -134,4 +134,15 @@ impl WriteTransaction {
         let done = self.inner.execute_raw(statement).await.map_err(StoreError::at(action))?;
         Ok(done.rows_affected())
     }
+
+    /// Reads one row as this transaction sees it.
+    pub(crate) async fn row(
+        &self,
+        action: &'static str,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Option<QueryResult>, StoreError> {
+        let statement = Statement::from_sql_and_values(self.inner.get_database_backend(), sql, values);
+        self.inner.query_one_raw(statement).await.map_err(StoreError::at(action))
+    }
 }

@@ -91,6 +91,16 @@ impl WriteTransaction {
         self.execute("finish a call", sql, vec![id.as_str().into(), at.into()]).await.map(drop)
     }
 
+    /// Whether somebody's destroy of a sandbox is under way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_being_destroyed(&self, sandbox: &SandboxId) -> Result<bool, StoreError> {
+        let sql =
+            "SELECT id FROM operations WHERE sandbox_id = $1 AND kind = 'destroy' AND finished_at IS NULL LIMIT 1";
+        Ok(self.row("read open calls", sql, vec![sandbox.as_str().into()]).await?.is_some())
+    }
+
     /// Notes that every call about a sandbox has its outcome: nobody waits for them any more.
     ///
     /// # Errors

@@ -156,10 +156,12 @@ impl Control {
         error: &HostError,
     ) -> Result<(), ControlError> {
         let now = self.now();
-        let tx = self.store().begin(Step::CreateFailed).await?;
-        let changed =
-            tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?;
-        if changed {
+        let tx = self.store().begin().await?;
+        // Called off by a destroy: the row and its audit are the destroy's, which has not been answered yet.
+        let called_off = tx.is_being_destroyed(&sandbox.id).await?;
+        if !called_off
+            && tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?
+        {
             tx.audit(&self.audit(principal, AuditAction::SandboxCreateFailed, sandbox)).await?;
         }
         tx.finish_operation(&call.operation, now).await?;

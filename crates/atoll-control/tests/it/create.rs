@@ -1,0 +1,173 @@
+//! Create: either a running sandbox or none (defect 1), whatever fails and whoever goes away.
+
+use std::collections::BTreeMap;
+
+use atoll_control::ControlError;
+use atoll_control::sandboxes::CreateInput;
+use atoll_domain::SandboxStatus;
+use atoll_domain::host::HostError;
+use atoll_testkit::{ControlBox, Fault, Method, eventually};
+
+#[tokio::test]
+async fn a_sandbox_runs_with_the_defaults_and_its_create_is_in_the_log() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    assert_eq!(sandbox.status, SandboxStatus::Running);
+    assert_eq!((sandbox.template.as_str(), sandbox.timeout_sec), ("base", 0));
+    assert_eq!((sandbox.shape.vcpus, sandbox.shape.memory_mb, sandbox.shape.disk_mb), (1, 512, 5120));
+    assert!(sandbox.started_at > Some(sandbox.created_at));
+    assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create"]);
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn minimal_is_another_name_of_base() {
+    let fixture = ControlBox::start().await;
+    let input = CreateInput { template: Some("minimal".into()), ..Default::default() };
+    assert_eq!(fixture.control.create_sandbox(&fixture.principal, input).await.unwrap().template, "base");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_a_running_sandbox_that_its_owner_can_find() {
+    let fixture = ControlBox::start().await;
+    let gate = fixture.host.hold(Method::Create);
+    let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+    let request = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+    gate.reached().await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    gate.open();
+    let running = || async {
+        let page = fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap();
+        page.items.into_iter().find(|s| s.status == SandboxStatus::Running)
+    };
+    let sandbox = eventually("the abandoned sandbox to run", running).await;
+    assert_eq!(fixture.host.sandboxes(), [sandbox.id.clone()]);
+    assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create"]);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_from_a_create_that_fails_leaves_none() {
+    let fixture = ControlBox::start().await;
+    let gate = fixture.host.hold(Method::Create);
+    let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+    let request = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+    gate.reached().await;
+    request.abort();
+    let id = fixture.host.sandboxes().pop().unwrap();
+    fixture.host.lose_sandbox(&id);
+    gate.open();
+    let over = || async { fixture.control.store().sandbox(&id).await.unwrap().filter(|s| s.status.is_over()) };
+    assert_eq!(eventually("the row to say so", over).await.status, SandboxStatus::Error);
+    assert!(fixture.host.sandboxes().is_empty());
+    assert_eq!(fixture.audit_of(id.as_str()).await, ["create", "create_failed"]);
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_leaves_an_error_with_its_reason_and_nothing_listed() {
+    let fixture = ControlBox::start().await;
+    let short = HostError::NoCapacity { what: "memory_mb".into(), needed: 612, available: 3 };
+    fixture.host.plan(Method::Create, Fault::Refuse(short.clone()));
+    let made = fixture.control.create_sandbox(&fixture.principal, CreateInput::default()).await;
+    assert!(matches!(made, Err(ControlError::Host(HostError::NoCapacity { needed: 612, .. }))), "{made:?}");
+    assert!(fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap().items.is_empty());
+    let rows = fixture.control.store().audit(&fixture.first.team_id, 10).await.unwrap();
+    let row = fixture.control.sandbox(&fixture.principal, rows[0].resource_id.as_deref().unwrap()).await.unwrap();
+    assert_eq!((row.status, row.reason), (SandboxStatus::Error, Some(short.to_string())));
+    assert_eq!(fixture.audit_of(row.id.as_str()).await, ["create", "create_failed"]);
+}
+
+#[tokio::test]
+async fn a_failed_audit_insert_makes_no_sandbox_and_asks_no_host() {
+    let fixture = ControlBox::start().await;
+    fixture.control.store().fail_audit_inserts(true).await.unwrap();
+    let made = fixture.control.create_sandbox(&fixture.principal, CreateInput::default()).await;
+    assert!(matches!(made, Err(ControlError::Store(_))), "{made:?}");
+    assert_eq!(fixture.host.calls(Method::Create), 0);
+    assert!(fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap().items.is_empty());
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+    fixture.control.store().fail_audit_inserts(false).await.unwrap();
+    fixture.sandbox().await;
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_before_anything_is_written_or_asked() {
+    let fixture = ControlBox::start().await;
+    let input = |change: fn(&mut CreateInput)| {
+        let mut input = CreateInput::default();
+        change(&mut input);
+        input
+    };
+    let cases: [(&str, CreateInput); 12] = [
+        ("vcpus", input(|i| i.vcpus = Some(-1))),
+        ("vcpus", input(|i| i.vcpus = Some(9))),
+        ("vcpus", input(|i| i.vcpus = Some(i64::MAX))),
+        ("memory_mb", input(|i| i.memory_mb = Some(1))),
+        ("memory_mb", input(|i| i.memory_mb = Some(8193))),
+        ("disk_mb", input(|i| i.disk_mb = Some(-5))),
+        ("timeout_sec", input(|i| i.timeout_sec = Some(-1))),
+        ("network", input(|i| i.network = Some("lan".into()))),
+        ("template", input(|i| i.template = Some("../base".into()))),
+        ("envs", input(|i| i.envs = BTreeMap::from([("A=B".into(), String::new())]))),
+        ("metadata", input(|i| i.metadata = BTreeMap::from([(String::new(), "x".into())]))),
+        ("metadata", input(|i| i.metadata = (0..33).map(|n| (n.to_string(), String::new())).collect())),
+    ];
+    for (field, input) in cases {
+        match fixture.control.create_sandbox(&fixture.principal, input).await {
+            Err(ControlError::Invalid(invalid)) => assert_eq!(invalid.field, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    let unknown = input(|i| i.template = Some("nonesuch".into()));
+    let made = fixture.control.create_sandbox(&fixture.principal, unknown).await;
+    assert!(matches!(made, Err(ControlError::NotFound { .. })), "{made:?}");
+    assert_eq!(fixture.host.calls(Method::Create), 0);
+    assert!(fixture.control.store().audit(&fixture.first.team_id, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_create_and_its_destroy_at_once_leave_nothing() {
+    let fixture = ControlBox::start().await;
+    let gate = fixture.host.hold(Method::Create);
+    let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+    let creating = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+    gate.reached().await;
+    let id = fixture.host.sandboxes().pop().unwrap();
+    fixture.control.destroy_sandbox(&fixture.principal, id.as_str()).await.unwrap();
+    gate.open();
+    assert!(creating.await.unwrap().is_err());
+    assert!(fixture.host.sandboxes().is_empty());
+    let row = fixture.control.sandbox(&fixture.principal, id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Stopped);
+    assert_eq!(fixture.audit_of(id.as_str()).await, ["create", "destroy"]);
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_destroy_that_overtakes_the_create_on_its_way_to_the_host_wins() {
+    let fixture = ControlBox::start().await;
+    // The host has made it, but the answer is still on its way when it is destroyed.
+    let gate = fixture.host.hold_answer(Method::Create);
+    let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+    let creating = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+    gate.reached().await;
+    let id = fixture.host.sandboxes().pop().unwrap();
+    fixture.control.destroy_sandbox(&fixture.principal, id.as_str()).await.unwrap();
+    gate.open();
+    let made = creating.await.unwrap();
+    assert!(matches!(made, Err(ControlError::NotRunning { status: SandboxStatus::Stopped, .. })), "{made:?}");
+    assert!(fixture.host.sandboxes().is_empty());
+    let row = fixture.control.sandbox(&fixture.principal, id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Stopped);
+}
+
+#[tokio::test]
+async fn a_lost_reply_leaves_no_sandbox_without_an_owner() {
+    let fixture = ControlBox::start().await;
+    fixture.host.plan(Method::Create, Fault::LoseReply);
+    let made = fixture.control.create_sandbox(&fixture.principal, CreateInput::default()).await;
+    assert!(made.is_err());
+    atoll_control::background::reconcile::activate(&fixture.control).await.unwrap();
+    assert!(fixture.host.sandboxes().is_empty());
+    assert!(fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap().items.is_empty());
+}

@@ -1,0 +1,133 @@
+//! Records and host are brought together, and nothing that is under way is taken for lost (defects 2 and 3).
+
+use atoll_control::background::reconcile::{Status, activate};
+use atoll_control::sandboxes::CreateInput;
+use atoll_domain::SandboxStatus;
+use atoll_domain::host::HostError;
+use atoll_testkit::{ControlBox, Fault, Method, eventually};
+
+#[tokio::test]
+async fn what_agrees_is_left_alone() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    assert_eq!(activate(&fixture.control).await.unwrap(), Status::default());
+    assert_eq!(fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap(), sandbox);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_created_between_the_two_readings_is_not_marked() {
+    let fixture = ControlBox::start().await;
+    // The host's list is taken, but its answer arrives only after a create has begun and ended.
+    let gate = fixture.host.hold_answer(Method::List);
+    let control = fixture.control.clone();
+    let reconciling = tokio::spawn(async move { activate(&control).await });
+    gate.reached().await;
+    let sandbox = fixture.sandbox().await;
+    gate.open();
+    assert_eq!(reconciling.await.unwrap().unwrap(), Status::default());
+    let row = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Running);
+    assert_eq!(fixture.host.sandboxes(), [sandbox.id]);
+}
+
+#[tokio::test]
+async fn a_create_that_the_host_has_finished_while_the_list_was_on_its_way_is_not_marked() {
+    let fixture = ControlBox::start().await;
+    let creating_gate = fixture.host.hold(Method::Create);
+    let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+    let creating = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+    creating_gate.reached().await;
+    // Pending in the records, starting on the host, and done with before the list's answer is looked at.
+    let gate = fixture.host.hold_answer(Method::List);
+    let control = fixture.control.clone();
+    let reconciling = tokio::spawn(async move { activate(&control).await });
+    gate.reached().await;
+    creating_gate.open();
+    let sandbox = creating.await.unwrap().unwrap();
+    gate.open();
+    assert_eq!(reconciling.await.unwrap().unwrap(), Status::default());
+    let row = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Running);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_destroyed_between_the_two_readings_gets_no_second_row() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    let gate = fixture.host.hold_answer(Method::List);
+    let control = fixture.control.clone();
+    let reconciling = tokio::spawn(async move { activate(&control).await });
+    gate.reached().await;
+    fixture.control.destroy_sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+    gate.open();
+    reconciling.await.unwrap().unwrap();
+    assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create", "destroy"]);
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_marked_stopped_once() {
+    let fixture = ControlBox::start().await;
+    let (lost, kept) = (fixture.sandbox().await, fixture.sandbox().await);
+    fixture.host.lose_sandbox(&lost.id);
+    assert_eq!(activate(&fixture.control).await.unwrap().over, [lost.id.clone()]);
+    assert_eq!(activate(&fixture.control).await.unwrap(), Status::default());
+    assert_eq!(fixture.audit_of(lost.id.as_str()).await, ["create", "ended"]);
+    let row = fixture.control.sandbox(&fixture.principal, kept.id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Running);
+}
+
+#[tokio::test]
+async fn a_create_cut_off_by_a_crash_is_mended_at_the_next_start() {
+    let mut fixture = ControlBox::start().await;
+    let ids = cut_off_two_creates(&fixture).await;
+    // The host finished one of them and never heard of the other.
+    fixture.host.lose_sandbox(&ids[1]);
+    fixture.restart().await;
+    let status = activate(&fixture.control).await.unwrap();
+    assert_eq!((status.running, status.over), (vec![ids[0].clone()], vec![ids[1].clone()]));
+    let status_of = |n: usize| fixture.control.store().sandbox(&ids[n]);
+    assert_eq!(status_of(0).await.unwrap().unwrap().status, SandboxStatus::Running);
+    assert_eq!(status_of(1).await.unwrap().unwrap().status, SandboxStatus::Error);
+    assert_eq!(fixture.audit_of(ids[1].as_str()).await, ["create", "create_failed"]);
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+}
+
+/// Two creates whose answers never come, as if the process had been killed: pending rows, running VMs.
+async fn cut_off_two_creates(fixture: &ControlBox) -> Vec<atoll_domain::SandboxId> {
+    for n in 1..=2 {
+        let _never_opened = fixture.host.hold_answer(Method::Create);
+        let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
+        tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
+        let made = || async { (fixture.host.sandboxes().len() == n).then_some(()) };
+        eventually("the host to make it", made).await;
+    }
+    let mut rows = fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap().items;
+    rows.sort_by_key(|row| row.created_at);
+    assert!(rows.iter().all(|row| row.status == SandboxStatus::Pending));
+    rows.into_iter().map(|row| row.id).collect()
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_ended_on_the_host() {
+    let fixture = ControlBox::start().await;
+    let unknown = atoll_testkit::ids::sandbox();
+    let driver: &dyn atoll_control::ports::HostDriver = &fixture.host;
+    let call = atoll_testkit::ids::call(atoll_domain::Incarnation::FIRST);
+    driver.create(call, atoll_testkit::ids::request(&unknown)).await.unwrap();
+    let wanted = fixture.sandbox().await;
+    assert_eq!(activate(&fixture.control).await.unwrap().destroyed, [unknown]);
+    assert_eq!(fixture.host.sandboxes(), [wanted.id]);
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_answer_changes_nothing() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    fixture.host.die();
+    assert!(activate(&fixture.control).await.is_err());
+    fixture.host.wake();
+    fixture.host.plan(Method::List, Fault::Refuse(HostError::Failed("half a list".into())));
+    assert!(activate(&fixture.control).await.is_err());
+    let row = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+    assert_eq!(row, sandbox);
+}

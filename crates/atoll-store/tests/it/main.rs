@@ -1,0 +1,8 @@
+//! The database by its public interface, on real SQLite files.
+
+mod accounts;
+mod migrations;
+mod pages;
+mod sandboxes;
+mod support;
+mod transactions;

@@ -1,0 +1,36 @@
+//! Fresh ids and requests, so that tests share none.
+
+use std::collections::BTreeMap;
+
+use atoll_domain::host::{Call, CreateSandbox, GuestToken, SandboxSecrets, SandboxSpec};
+use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
+
+/// So many random bytes.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    getrandom::fill(&mut out).expect("the machine has random bytes");
+    out
+}
+
+/// A sandbox that nobody knows yet.
+pub fn sandbox() -> SandboxId {
+    SandboxId::from_random(random())
+}
+
+/// A new call about a life of a sandbox.
+pub fn call(incarnation: Incarnation) -> Call {
+    Call { operation: OperationId::from_random(random()), incarnation }
+}
+
+/// The smallest useful sandbox, without a network.
+pub fn request(id: &SandboxId) -> CreateSandbox {
+    let spec = SandboxSpec {
+        id: id.clone(),
+        template: "base".into(),
+        shape: Shape { vcpus: 1, memory_mb: 256, disk_mb: 256 },
+        network: Network::None,
+        default_user: "root".into(),
+    };
+    let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
+    CreateSandbox { spec, secrets: SandboxSecrets { token: GuestToken::from_random(random()), envs } }
+}
