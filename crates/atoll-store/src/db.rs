@@ -89,7 +89,7 @@ impl Store {
 }
 
 async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, StoreError> {
-    let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
+    let mut options = ConnectOptions::new("sqlite://replaced-below");
     options
         .max_connections(connections)
         .min_connections(1)
@@ -97,7 +97,7 @@ async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, St
         .acquire_timeout(Duration::from_secs(30));
     let path = path.to_owned();
     options.map_sqlx_sqlite_opts(move |sqlite| {
-        // Set again as a path: an URL would read `?` and `%` in it.
+        // Set as a path: an URL would read `?` and `%` in it.
         sqlite
             .filename(&path)
             .create_if_missing(true)

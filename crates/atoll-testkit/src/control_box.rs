@@ -12,7 +12,7 @@ use atoll_control::sandboxes::CreateInput;
 use atoll_control::{Control, FirstStart};
 use atoll_domain::record::{ApiKey, Sandbox};
 use atoll_domain::{KeyId, Principal, TeamId};
-use atoll_store::{Store, StoredAudit};
+use atoll_store::{Step, Store, StoredAudit};
 use tempfile::TempDir;
 
 use crate::{ManualClock, SimHost, ids};
@@ -79,7 +79,7 @@ impl ControlBox {
             name: "other".into(),
             prefix: "atoll_other".into(),
         };
-        let tx = self.control.store().begin().await.expect("a transaction");
+        let tx = self.control.store().begin(Step::Uses).await.expect("a transaction");
         let slug = team.as_str().to_owned();
         tx.insert_team(&team, "Other", &slug, 1).await.expect("a team");
         tx.commit().await.expect("a commit");

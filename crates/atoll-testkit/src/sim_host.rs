@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atoll_control::ports::HostDriver;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
-    Isolation, Phase, SandboxFacts, SandboxSecrets,
+    Isolation, Phase, Room, SandboxFacts, SandboxSecrets,
 };
 use atoll_domain::{OperationId, SandboxId};
 use atoll_guest_client::{AGENT_PORT, GuestStream};
@@ -97,6 +97,7 @@ impl SimHost {
             max_vcpus: 8,
             isolation: Isolation::Emulated,
             templates: vec!["base".into()],
+            room: Room { total_mb: 8192, available_mb: 8000, promised_mb: 0, disk_free_mb: 100_000 },
         };
         Self(Arc::new(Inner {
             world: Mutex::default(),

@@ -156,7 +156,7 @@ impl Control {
         error: &HostError,
     ) -> Result<(), ControlError> {
         let now = self.now();
-        let tx = self.store().begin().await?;
+        let tx = self.store().begin(Step::CreateFailed).await?;
         // Called off by a destroy: the row and its audit are the destroy's, which has not been answered yet.
         let called_off = tx.is_being_destroyed(&sandbox.id).await?;
         if !called_off

@@ -2,7 +2,7 @@
 
 use atoll_domain::record::{ApiKey, Membership, User};
 use atoll_domain::{HostId, KeyId, Role, UserId};
-use atoll_store::NewKey;
+use atoll_store::{NewKey, Step};
 
 use crate::support::{open, team};
 
@@ -16,12 +16,12 @@ async fn the_first_team_and_host_are_there_only_when_committed() {
     let db = open().await;
     assert_eq!(db.store.first_team_and_host().await.unwrap(), None);
     let host = HostId::from_random([9; 16]);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_team(&team(1), "Team", "team", 1).await.unwrap();
     tx.insert_own_host(&host, 1).await.unwrap();
     drop(tx);
     assert_eq!(db.store.first_team_and_host().await.unwrap(), None);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_team(&team(1), "Team", "team", 1).await.unwrap();
     tx.insert_own_host(&host, 1).await.unwrap();
     tx.commit().await.unwrap();
@@ -31,12 +31,12 @@ async fn the_first_team_and_host_are_there_only_when_committed() {
 #[tokio::test]
 async fn a_key_is_found_by_its_hash_alone_and_a_hash_is_kept_once() {
     let db = open().await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_team(&team(1), "Team", "team", 1).await.unwrap();
     tx.insert_api_key(&key(1, "aa"), 1).await.unwrap();
     assert!(tx.insert_api_key(&key(2, "aa"), 1).await.is_err());
     drop(tx);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_team(&team(1), "Team", "team", 1).await.unwrap();
     tx.insert_api_key(&key(1, "aa"), 1).await.unwrap();
     tx.commit().await.unwrap();
@@ -49,10 +49,10 @@ async fn a_key_is_found_by_its_hash_alone_and_a_hash_is_kept_once() {
 #[tokio::test]
 async fn references_are_checked() {
     let db = open().await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     assert!(tx.insert_api_key(&key(1, "aa"), 1).await.is_err(), "a key without its team");
     drop(tx);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     let user = User { id: UserId::from_random([1; 16]), email: "a@b".into(), name: "A".into(), is_admin: true };
     tx.insert_user(&user, "hash", 1).await.unwrap();
     let member = Membership { team: team(1), user: user.id, role: Role::Owner };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
-use atoll_store::{Position, Store};
+use atoll_store::{Position, Step, Store};
 use proptest::prelude::*;
 
 use crate::support::{Db, id, insert, open, sandbox, team};
@@ -24,7 +24,7 @@ async fn walk(store: &Store, limit: u32) -> Vec<SandboxId> {
 
 async fn filled(times: &[i64]) -> Db {
     let db = open().await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     for (n, at) in times.iter().enumerate() {
         tx.insert_sandbox(&sandbox(n as u128, *at)).await.unwrap();
     }
@@ -56,7 +56,7 @@ async fn rows_made_or_ended_between_pages_move_no_other_row() {
     let db = filled(&[5; 9]).await;
     let first = db.store.sandboxes(&team(1), None, 3).await.unwrap();
     insert(&db.store, &sandbox(100, 6)).await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     // The very row at which the next page begins.
     tx.mark_over(&first.items[2].id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 7).await.unwrap();
     tx.commit().await.unwrap();

@@ -2,7 +2,7 @@
 
 use atoll_domain::host::Call;
 use atoll_domain::{Incarnation, OperationId, SandboxStatus};
-use atoll_store::OperationKind;
+use atoll_store::{OperationKind, Step};
 
 use crate::support::{facts, insert, open, sandbox};
 
@@ -19,7 +19,7 @@ async fn what_is_over_stays_over_and_is_told_once() {
     let db = open().await;
     let row = sandbox(1, 10);
     insert(&db.store, &row).await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     assert!(tx.mark_running(&facts(&row), 11).await.unwrap());
     assert!(!tx.mark_running(&facts(&row), 12).await.unwrap(), "it runs already");
     let (first, later) = (Incarnation::FIRST, Incarnation(0));
@@ -42,7 +42,7 @@ async fn a_use_never_moves_backwards() {
     let db = open().await;
     let row = sandbox(1, 10);
     insert(&db.store, &row).await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     for at in [20, 30, 25] {
         tx.touch(&row.id, at).await.unwrap();
     }
@@ -55,7 +55,7 @@ async fn calls_are_open_until_they_are_finished() {
     let db = open().await;
     let row = sandbox(1, 10);
     let call = |n: u8| Call { operation: OperationId::from_random([n; 16]), incarnation: Incarnation::FIRST };
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.begin_operation(&call(1), &row.id, OperationKind::Create, 1).await.unwrap();
     tx.begin_operation(&call(2), &row.id, OperationKind::Destroy, 2).await.unwrap();
     tx.begin_operation(&call(3), &sandbox(2, 1).id, OperationKind::Create, 3).await.unwrap();
@@ -63,7 +63,7 @@ async fn calls_are_open_until_they_are_finished() {
     tx.commit().await.unwrap();
     let open = db.store.open_operations().await.unwrap();
     assert_eq!(open.iter().map(|o| o.kind).collect::<Vec<_>>(), [OperationKind::Destroy, OperationKind::Create]);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.finish_operations_of(&row.id, 5).await.unwrap();
     tx.commit().await.unwrap();
     let left = db.store.open_operations().await.unwrap();
@@ -75,7 +75,7 @@ async fn a_long_reason_is_cut_between_characters() {
     let db = open().await;
     let row = sandbox(1, 10);
     insert(&db.store, &row).await;
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     let reason = "\u{e4}".repeat(2000);
     tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Error, &reason, 11).await.unwrap();
     tx.commit().await.unwrap();

@@ -6,7 +6,7 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{HostSandboxState, SandboxFacts};
 use atoll_domain::record::{AuditEntry, Sandbox};
 use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
-use atoll_store::Store;
+use atoll_store::{Step, Store};
 use tempfile::TempDir;
 
 pub(crate) struct Db {
@@ -82,7 +82,7 @@ pub(crate) fn entry(of: &Sandbox, action: AuditAction, at: i64) -> AuditEntry {
 }
 
 pub(crate) async fn insert(store: &Store, sandbox: &Sandbox) {
-    let tx = store.begin().await.unwrap();
+    let tx = store.begin(Step::Uses).await.unwrap();
     tx.insert_sandbox(sandbox).await.unwrap();
     tx.commit().await.unwrap();
 }

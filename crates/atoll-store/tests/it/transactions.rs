@@ -4,6 +4,7 @@ use atoll_domain::SandboxStatus;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::host::EventSeq;
 use atoll_domain::{HostId, Incarnation};
+use atoll_store::Step;
 
 use crate::support::{entry, facts, insert, open, sandbox, team};
 
@@ -11,7 +12,7 @@ use crate::support::{entry, facts, insert, open, sandbox, team};
 async fn a_dropped_transaction_changes_nothing() {
     let db = open().await;
     let row = sandbox(1, 10);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_sandbox(&row).await.unwrap();
     tx.audit(&entry(&row, AuditAction::SandboxCreate, 10)).await.unwrap();
     drop(tx);
@@ -25,7 +26,7 @@ async fn a_dropped_transaction_changes_nothing() {
 async fn nothing_is_seen_before_the_commit() {
     let db = open().await;
     let row = sandbox(1, 10);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_sandbox(&row).await.unwrap();
     assert_eq!(db.store.sandbox(&row.id).await.unwrap(), None);
     tx.commit().await.unwrap();
@@ -38,13 +39,13 @@ async fn a_failed_audit_insert_takes_the_change_with_it() {
     let row = sandbox(1, 10);
     insert(&db.store, &row).await;
     db.store.fail_audit_inserts(true).await.unwrap();
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 11).await.unwrap());
     assert!(tx.audit(&entry(&row, AuditAction::SandboxDestroy, 11)).await.is_err());
     drop(tx);
     assert_eq!(db.store.sandbox(&row.id).await.unwrap().unwrap().status, SandboxStatus::Pending);
     db.store.fail_audit_inserts(false).await.unwrap();
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.audit(&entry(&row, AuditAction::SandboxDestroy, 12)).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(db.store.audit(&team(1), 10).await.unwrap().len(), 1);
@@ -54,7 +55,7 @@ async fn a_failed_audit_insert_takes_the_change_with_it() {
 async fn audit_rows_come_back_whole_and_the_newest_first_even_within_one_microsecond() {
     let db = open().await;
     let row = sandbox(1, 10);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     let actions = [AuditAction::SandboxCreate, AuditAction::SandboxDestroy, AuditAction::SandboxEnded];
     for action in actions {
         tx.audit(&entry(&row, action, 77)).await.unwrap();
@@ -72,7 +73,7 @@ async fn audit_rows_come_back_whole_and_the_newest_first_even_within_one_microse
 async fn an_event_counts_once() {
     let db = open().await;
     let host = HostId::from_random([1; 16]);
-    let tx = db.store.begin().await.unwrap();
+    let tx = db.store.begin(Step::Uses).await.unwrap();
     tx.insert_own_host(&host, 1).await.unwrap();
     assert!(tx.see_event(&host, EventSeq(2)).await.unwrap());
     assert!(!tx.see_event(&host, EventSeq(2)).await.unwrap());
@@ -89,7 +90,7 @@ async fn writers_wait_for_each_other_and_none_is_lost() {
             let store = db.store.clone();
             tokio::spawn(async move {
                 let row = sandbox(n, 5);
-                let tx = store.begin().await.unwrap();
+                let tx = store.begin(Step::Uses).await.unwrap();
                 tx.insert_sandbox(&row).await.unwrap();
                 tx.mark_running(&facts(&row), 6).await.unwrap();
                 tx.commit().await.unwrap();
