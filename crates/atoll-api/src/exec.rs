@@ -29,6 +29,12 @@ pub struct ExecRequest {
     /// Operating-system user; absent means root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Starts it and answers 202 at once, with its pid and tag; `timeout_sec` is then without end unless given.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub background: bool,
+    /// A name to find a background process by; absent means that one is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// How the output of an [`ExecResponse`] is written.

@@ -8,14 +8,21 @@
 
 mod exec;
 mod files;
+mod frames;
 mod health;
 mod problem;
+mod process;
 mod sandbox;
 
 pub use exec::{Encoding, ExecRequest, ExecResponse};
-pub use files::{FileWrite, ReadFileRequest};
+pub use files::{
+    EntryList, EntryResponse, FileEntry, FileKind, FileWrite, ListFilesRequest, MoveRequest, PathRequest,
+    ReadFileRequest,
+};
+pub use frames::{ExecClientFrame, Output, PtyClientFrame, PtyFrame, PtyStart, StreamError, StreamFrame, StreamStart};
 pub use health::Health;
 pub use problem::{ErrorBody, ErrorCode, FieldError, Problem};
+pub use process::{BackgroundResponse, Process, ProcessList};
 pub use sandbox::{CreateSandboxRequest, HostFacts, Network, Phase, Sandbox, SandboxStatus};
 
 /// A JSON document's path of the API's version.

@@ -54,6 +54,29 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code with its status and what it means.
+    pub const ALL: [(Self, u16, &'static str); 19] = [
+        (Self::InvalidRequest, 400, "the request cannot be used; `errors` names the fields"),
+        (Self::Unauthorized, 401, "no API key, or none that is known"),
+        (Self::Forbidden, 403, "known, and not allowed"),
+        (Self::NotFound, 404, "not there, or not yours"),
+        (Self::MethodNotAllowed, 405, "the path is there, not for this method"),
+        (Self::RequestTimeout, 408, "the request's body came too slowly"),
+        (Self::InvalidState, 409, "the sandbox is in a state in which this cannot be done; `state` names it"),
+        (Self::Conflict, 409, "something of that name is there already"),
+        (Self::InProgress, 409, "the first request with this idempotency key is still under way"),
+        (Self::TooLarge, 413, "the body, or the file, is larger than allowed"),
+        (Self::UnsupportedMediaType, 415, "a body of another content type is needed"),
+        (Self::IdempotencyMismatch, 422, "this idempotency key was used for another request"),
+        (Self::TooMany, 429, "too many of these at once"),
+        (Self::InternalError, 500, "a fault of Atoll; its log has the reason"),
+        (Self::AgentError, 502, "the host or the guest's agent failed"),
+        (Self::HostUnavailable, 503, "the host cannot be reached, lacks something, or Atoll is stopping"),
+        (Self::NoCapacity, 503, "no host has room for it"),
+        (Self::Timeout, 504, "it took longer than it may"),
+        (Self::DiskFull, 507, "the sandbox's disk is full"),
+    ];
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {

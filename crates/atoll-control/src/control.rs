@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{self, FirstStart};
 use crate::ports::{Clock, HostDriver};
+use crate::streams::Streams;
 use crate::{ControlError, background, random};
 
 struct Inner {
@@ -36,6 +37,7 @@ struct Inner {
     busy: Mutex<HashMap<SandboxId, u32>>,
     /// When sandboxes were used, until that is written down.
     used: Mutex<HashMap<SandboxId, i64>>,
+    streams: Streams,
 }
 
 /// The control plane. Clones are handles to the same.
@@ -75,6 +77,7 @@ impl Control {
             tokens: Mutex::default(),
             busy: Mutex::default(),
             used: Mutex::default(),
+            streams: Streams::default(),
         }));
         Ok((control, first))
     }
@@ -119,6 +122,10 @@ impl Control {
 
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.0.stopping
+    }
+
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
     }
 
     /// Runs something that must end whatever becomes of the request.

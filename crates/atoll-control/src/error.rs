@@ -77,6 +77,9 @@ pub enum ControlError {
         /// The limit.
         seconds: u32,
     },
+    /// A process that was followed took longer than it may.
+    #[error("the process was killed at its deadline")]
+    ProcessTimeout,
     /// A body or file is larger than it may be.
     #[error("{what} is larger than {limit} bytes")]
     TooLarge {
@@ -84,6 +87,14 @@ pub enum ControlError {
         what: &'static str,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// As many as there may be are there already.
+    #[error("there are {limit} {what} already; close one first")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u32,
     },
     /// The guest's own disk is full.
     #[error("the sandbox's disk is full: free space in it, or create one with a larger disk_mb")]

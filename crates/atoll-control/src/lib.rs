@@ -14,7 +14,9 @@ mod keys;
 pub mod ports;
 mod random;
 pub mod sandboxes;
+mod streams;
 
 pub use bootstrap::FirstStart;
 pub use control::Control;
 pub use error::{ControlError, What};
+pub use streams::{MAX_STREAMS, StreamPermit};

@@ -254,6 +254,41 @@ pub fn user(value: &str) -> Result<(), Invalid> {
     }
 }
 
+/// A process's tag: letters, digits, `.`, `_`, `-`, not digits alone (that is a pid), at most 64.
+pub fn tag(value: &str) -> Result<(), Invalid> {
+    let good = !value.is_empty()
+        && value.len() <= 64
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && !value.bytes().all(|b| b.is_ascii_digit());
+    if good {
+        return Ok(());
+    }
+    let detail = "a tag has letters, digits, `_`, `-`, `.`, not digits alone, at most 64";
+    Err(Invalid::new("tag", "malformed", detail))
+}
+
+/// A signal's number by its name, with or without `SIG`; absent means KILL.
+pub fn signal(value: Option<&str>) -> Result<i32, Invalid> {
+    let name = value.filter(|text| !text.is_empty()).unwrap_or("KILL");
+    let upper = name.to_ascii_uppercase();
+    match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "HUP" => Ok(1),
+        "INT" => Ok(2),
+        "QUIT" => Ok(3),
+        "KILL" => Ok(9),
+        "USR1" => Ok(10),
+        "USR2" => Ok(12),
+        "TERM" => Ok(15),
+        "CONT" => Ok(18),
+        "STOP" => Ok(19),
+        "WINCH" => Ok(28),
+        _ => {
+            let known = "HUP, INT, QUIT, KILL, USR1, USR2, TERM, CONT, STOP, WINCH";
+            Err(Invalid::new("signal", "unknown", format!("`{}` is not known; use one of {known}", clip(name))))
+        }
+    }
+}
+
 /// At most 64 characters of hostile text, for an error message.
 fn clip(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect()

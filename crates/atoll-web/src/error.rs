@@ -81,7 +81,8 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::NotFound { .. } => NOT_FOUND,
         ControlError::NotRunning { .. } => STATE,
         ControlError::Conflict { .. } => shape(StatusCode::CONFLICT, ErrorCode::Conflict, "It is there already"),
-        ControlError::CommandTimeout { .. } => TIMEOUT,
+        ControlError::CommandTimeout { .. } | ControlError::ProcessTimeout => TIMEOUT,
+        ControlError::TooMany { .. } => shape(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooMany, "Too many at once"),
         ControlError::TooLarge { .. } => TOO_LARGE,
         ControlError::GuestDiskFull => {
             shape(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::DiskFull, "The sandbox's disk is full")

@@ -9,11 +9,17 @@
 
 mod answer;
 mod caller;
+mod docs;
 mod error;
 mod extract;
+mod follow;
+mod frames;
+mod metrics;
 mod render;
 mod routes;
 mod serve;
+mod socket;
+mod terminal;
 mod upload;
 
 use atoll_control::Control;

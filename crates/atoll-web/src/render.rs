@@ -4,10 +4,11 @@
 //!
 //! Deliberately absent: decisions about who sees what.
 
-use atoll_api::{Encoding, ExecResponse, HostFacts, Network, Phase, SandboxStatus};
+use atoll_api::{Encoding, ExecResponse, FileEntry, FileKind, HostFacts, Network, Phase, Process, SandboxStatus};
 use atoll_control::sandboxes::ExecResult;
 use atoll_domain::host::SandboxFacts;
 use atoll_domain::record;
+use atoll_guest_client::{Entry, EntryKind, ProcessInfo};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -92,6 +93,32 @@ pub(crate) fn exec(sandbox_id: String, cmd: String, result: &ExecResult) -> Exec
         stdout_truncated: result.stdout_truncated,
         stderr_truncated: result.stderr_truncated,
     }
+}
+
+/// An entry of a file tree.
+pub(crate) fn entry(entry: Entry) -> FileEntry {
+    FileEntry {
+        name: entry.name,
+        path: entry.path,
+        kind: match entry.kind {
+            EntryKind::Directory => FileKind::Directory,
+            EntryKind::Symlink => FileKind::Symlink,
+            // Clients of this family know no fourth kind.
+            EntryKind::File | EntryKind::Other => FileKind::File,
+        },
+        size: entry.size,
+        mode: entry.mode,
+        permissions: entry.permissions,
+        owner: entry.owner,
+        group: entry.group,
+        modified_at: entry.modified_us.div_euclid(1_000_000),
+        symlink_target: entry.symlink_target,
+    }
+}
+
+/// A process; its environment is not shown.
+pub(crate) fn process(process: ProcessInfo) -> Process {
+    Process { pid: process.pid, tag: process.tag, cmd: process.cmd, args: process.args, cwd: process.cwd }
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Extension, Request};
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::caller::LocalPeer;
+use crate::socket::Serving;
 use crate::{Web, routes};
 
 /// Most connections at once, of each listener.
@@ -39,43 +41,51 @@ const BACKOFF: Duration = Duration::from_millis(100);
 
 /// Serves TCP until `stop`, then waits a while for requests under way.
 pub async fn serve_tcp(listener: TcpListener, web: Web, stop: CancellationToken) {
-    let (router, listener) = (routes::router(web), Arc::new(listener));
+    let listener = Arc::new(listener);
     let accept = || {
-        let (router, listener) = (router.clone(), Arc::clone(&listener));
+        let listener = Arc::clone(&listener);
         async move {
             let (stream, _) = listener.accept().await?;
             // Small answers go out at once; a socket that refuses this is still a socket.
             let _ = stream.set_nodelay(true);
-            Ok((stream, router))
+            Ok((stream, None))
         }
     };
-    serve(accept, stop).await;
+    serve(accept, routes::router(web), stop).await;
 }
 
 /// Serves the data directory's socket until `stop`: root and the owner of this process need no key.
 pub async fn serve_local(listener: UnixListener, web: Web, stop: CancellationToken) {
-    let (router, listener) = (routes::router(web), Arc::new(listener));
+    let listener = Arc::new(listener);
     let own = nix::unistd::geteuid().as_raw();
     let accept = || {
-        let (router, listener) = (router.clone(), Arc::clone(&listener));
+        let listener = Arc::clone(&listener);
         async move {
             let (stream, _) = listener.accept().await?;
             let peer = match stream.peer_cred()?.uid() {
                 uid if uid == 0 || uid == own => LocalPeer::Owner(uid),
                 _ => LocalPeer::Other,
             };
-            Ok((stream, router.layer(Extension(peer))))
+            Ok((stream, Some(peer)))
         }
     };
-    serve(accept, stop).await;
+    serve(accept, routes::router(web), stop).await;
 }
 
-async fn serve<S, F>(accept: impl Fn() -> F, stop: CancellationToken)
+/// What every request of a connection carries.
+#[derive(Clone)]
+struct Connection {
+    router: Router,
+    serving: Serving,
+    peer: Option<LocalPeer>,
+}
+
+async fn serve<S, F>(accept: impl Fn() -> F + Send, router: Router, stop: CancellationToken)
 where
-    F: Future<Output = io::Result<(S, Router)>> + Send,
+    F: Future<Output = io::Result<(S, Option<LocalPeer>)>> + Send,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let tasks = TaskTracker::new();
+    let serving = Serving { tasks: TaskTracker::new(), stop: stop.clone() };
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
@@ -87,10 +97,10 @@ where
             next = next => next,
         };
         match accepted {
-            Ok((stream, router)) => {
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    connection(stream, router, stop).await;
+            Ok((stream, peer)) => {
+                let connection = Connection { router: router.clone(), serving: serving.clone(), peer };
+                serving.tasks.spawn(async move {
+                    connection.run(stream).await;
                     drop(permit);
                 });
             }
@@ -103,41 +113,47 @@ where
             }
         }
     }
-    tasks.close();
-    tasks.wait().await;
+    serving.tasks.close();
+    serving.tasks.wait().await;
 }
 
-async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = TowerToHyperService::new(tower::util::MapRequest::new(router, |request: http::Request<_>| {
-        let request: Request = request.map(axum::body::Body::new);
-        request
-    }));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_headers(FIELDS)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(GRACE, connection).await {
-                Ok(ended) => ended,
-                Err(_) => {
+impl Connection {
+    async fn run<S>(self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { router, serving, peer } = self;
+        let stop = serving.stop.clone();
+        let service = tower::util::MapRequest::new(router, move |request: http::Request<Incoming>| {
+            let mut request: Request = request.map(axum::body::Body::new);
+            request.extensions_mut().insert(serving.clone());
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            request
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_headers(FIELDS)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let Ok(ended) = tokio::time::timeout(GRACE, connection).await else {
                     tracing::warn!("a request was still under way when Atoll stopped");
                     return;
-                }
+                };
+                ended
             }
+        };
+        if let Err(error) = ended {
+            // Clients go away; that is no fault of anybody's.
+            tracing::debug!(%error, "a connection ended");
         }
-    };
-    if let Err(error) = ended {
-        // Clients go away; that is no fault of anybody's.
-        tracing::debug!(%error, "a connection ended");
     }
 }

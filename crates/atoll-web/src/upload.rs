@@ -28,6 +28,8 @@ use crate::extract;
 
 /// Largest body that is not a stream.
 pub(crate) const FILE_CAP: u64 = 100 * 1024 * 1024;
+/// Largest body that is one: what the largest disk of a sandbox holds.
+pub(crate) const STREAM_CAP: u64 = 1024 * 1024 * 1024 * 1024;
 /// Most of a file that waits for its path.
 const EARLY_CAP: usize = 1024 * 1024;
 /// Most bytes of a part that is no file.

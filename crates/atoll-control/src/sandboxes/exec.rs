@@ -27,7 +27,7 @@ const BACKSTOP: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
-const DEFAULT_USER: &str = "root";
+pub(crate) const DEFAULT_USER: &str = "root";
 
 /// What is to be run.
 #[derive(Debug, Clone, Default)]

@@ -4,9 +4,12 @@ mod create;
 mod destroy;
 mod exec;
 mod files;
+mod processes;
 mod query;
+mod tree;
 
 pub use create::CreateInput;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;
+pub use processes::{ProcessHandle, Session, StartInput};
 pub use query::{SandboxPage, decode_cursor, encode_cursor};

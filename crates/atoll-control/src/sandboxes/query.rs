@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: totals.
 
+use std::collections::BTreeMap;
+
 use atoll_domain::access::Action;
 use atoll_domain::host::SandboxFacts;
 use atoll_domain::record::Sandbox;
@@ -100,6 +102,18 @@ impl Control {
         };
         let page = self.store().sandboxes(team, after.as_ref(), limit).await?;
         Ok(SandboxPage { items: page.items, next_cursor: page.next.as_ref().map(encode_cursor) })
+    }
+
+    /// How many sandboxes there are that are not over, by status.
+    ///
+    /// # Errors
+    /// A failing database.
+    pub async fn sandbox_counts(&self) -> Result<BTreeMap<&'static str, u64>, ControlError> {
+        let mut counts = BTreeMap::new();
+        for sandbox in self.store().sandboxes_on(self.own_host()).await? {
+            *counts.entry(sandbox.status.as_str()).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     /// Counts as a use.

@@ -64,3 +64,22 @@ fn negative_numbers_are_errors_and_zero_is_the_default() {
     assert!(validate::exec_timeout_sec(Some(-5)).is_err());
     assert!(validate::shape(Some(-1), None, None, limits(2, Isolation::Hardware)).is_err());
 }
+
+#[test]
+fn a_tag_is_never_a_pid_and_fits_in_a_path() {
+    for good in ["a", "build-1", "x.y_z", "1a", &"t".repeat(64)] {
+        assert_eq!(validate::tag(good), Ok(()), "{good}");
+    }
+    for bad in ["", "1", "42", "a/b", "a b", "é", "..%2f", &"t".repeat(65)] {
+        assert!(validate::tag(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn signals_are_known_by_name_with_and_without_prefix() {
+    assert_eq!(validate::signal(None), Ok(9));
+    assert_eq!(validate::signal(Some("SIGTERM")), Ok(15));
+    assert_eq!(validate::signal(Some("int")), Ok(2));
+    assert_eq!(validate::signal(Some("SIGNOPE")).unwrap_err().code, "unknown");
+    assert!(validate::signal(Some("9")).is_err());
+}

@@ -1,27 +1,35 @@
 //! Running commands.
 
-use atoll_api::{ExecRequest, ExecResponse, Problem};
-use atoll_control::sandboxes::ExecInput;
+use atoll_api::{BackgroundResponse, ExecRequest, ExecResponse, Problem};
+use atoll_control::sandboxes::{ExecInput, StartInput};
+use atoll_domain::{Invalid, Principal};
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::caller::Caller;
 use crate::error::WebError;
-use crate::extract::{Json, Path};
+use crate::extract::{Json, Path, Query};
+use crate::follow::{Follow, Which};
+use crate::socket::Upgrade;
 use crate::{Web, render};
 
 pub(super) fn routes() -> OpenApiRouter<Web> {
-    OpenApiRouter::new().routes(routes!(exec))
+    OpenApiRouter::new().routes(routes!(exec)).routes(routes!(exec_stream))
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, or starts it in the background.
 #[utoipa::path(
     post, path = "/{id}/exec", operation_id = "exec", tag = "exec",
     params(("id" = String, Path, description = "the sandbox")),
     request_body = ExecRequest,
     responses(
-        (status = 200, body = ExecResponse),
+        (status = 200, body = ExecResponse, description = "it ended"),
+        (status = 202, body = BackgroundResponse, description = "it runs in the background"),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -30,7 +38,13 @@ async fn exec(
     Caller(caller): Caller,
     Path(id): Path<String>,
     Json(request): Json<ExecRequest>,
-) -> Result<axum::Json<ExecResponse>, WebError> {
+) -> Result<Response, WebError> {
+    if request.background {
+        return background(web, &caller, id, request).await;
+    }
+    if request.tag.is_some() {
+        return Err(Invalid::new("tag", "malformed", "a tag is for `background: true`").into());
+    }
     let cmd = request.cmd.clone();
     let input = ExecInput {
         cmd: request.cmd,
@@ -41,5 +55,63 @@ async fn exec(
         user: request.user,
     };
     let result = web.control.exec(&caller, &id, input).await?;
-    Ok(axum::Json(render::exec(id, cmd, &result)))
+    Ok(axum::Json(render::exec(id, cmd, &result)).into_response())
+}
+
+async fn background(web: Web, caller: &Principal, id: String, request: ExecRequest) -> Result<Response, WebError> {
+    let cmd = request.cmd.clone();
+    let input = StartInput {
+        cmd: request.cmd,
+        args: request.args,
+        cwd: request.cwd,
+        envs: request.envs.unwrap_or_default(),
+        user: request.user,
+        tag: request.tag,
+        timeout_sec: request.timeout_sec,
+        stdin: false,
+        pty: None,
+    };
+    let session = web.control.start_process(caller, &id, input).await?;
+    let tag = session.tag.unwrap_or_default();
+    let answer = BackgroundResponse { sandbox_id: id, cmd, pid: session.pid, tag };
+    Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
+}
+
+/// Where a stream begins.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct StreamQuery {
+    /// Comes back to the process with this tag, instead of starting one.
+    tag: Option<String>,
+    /// From this byte of its output on; absent means all that is kept.
+    offset: Option<u64>,
+}
+
+/// Runs a command and streams its output over a WebSocket.
+///
+/// The first frame is `start`. `stop` kills the program; a connection that is lost does not: `?tag=&offset=` comes back to it.
+/// Frames: `ExecClientFrame` and `StreamFrame`.
+#[utoipa::path(
+    get, path = "/{id}/exec/stream", operation_id = "exec_stream", tag = "exec",
+    params(("id" = String, Path, description = "the sandbox"), StreamQuery),
+    responses(
+        (status = 101, description = "a WebSocket"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn exec_stream(
+    State(web): State<Web>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    Query(query): Query<StreamQuery>,
+    upgrade: Upgrade,
+) -> Result<Response, WebError> {
+    let permit = web.control.open_stream(&caller, &id).await?;
+    let which = match query.tag {
+        Some(process) => Which::Running { process, offset: query.offset.unwrap_or(0) },
+        None => Which::New,
+    };
+    let follow = Follow { control: web.control, caller, id, which, permit };
+    Ok(upgrade.run(|reader, writer| follow.run(reader, writer)))
 }

@@ -17,12 +17,16 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::error::WebError;
-use crate::{Web, answer};
+use crate::{Web, answer, metrics};
 
 mod exec;
 mod files;
 mod health;
+mod processes;
+mod pty;
 mod sandboxes;
+mod system;
+mod tree;
 
 /// How long what only asks the database or a guest's agent may take.
 const QUICK: Duration = Duration::from_secs(60);
@@ -36,7 +40,8 @@ const LIFECYCLE: Duration = Duration::from_secs(15 * 60);
         description = "Runs code that you do not trust, each program in a microVM of its own.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(atoll_api::Problem, atoll_api::FieldError, atoll_api::ErrorBody, atoll_api::ErrorCode)),
+    components(schemas(atoll_api::Problem, atoll_api::FieldError, atoll_api::ErrorBody, atoll_api::ErrorCode, atoll_api::ExecClientFrame,
+        atoll_api::StreamFrame, atoll_api::PtyClientFrame, atoll_api::PtyFrame)),
     security(("api_key" = []), ("bearer" = [])),
     modifiers(&Security),
 )]
@@ -68,12 +73,19 @@ fn sandbox_routes() -> OpenApiRouter<Web> {
     let quick = sandboxes::quick().route_layer(from_fn(deadline(QUICK)));
     let lifecycle = sandboxes::lifecycle().route_layer(from_fn(deadline(LIFECYCLE)));
     // Commands and files have deadlines of their own.
-    quick.merge(lifecycle).merge(exec::routes()).merge(files::routes())
+    quick
+        .merge(lifecycle)
+        .merge(exec::routes())
+        .merge(processes::routes())
+        .merge(pty::routes())
+        .merge(tree::routes().route_layer(from_fn(deadline(QUICK))))
+        .merge(files::routes())
 }
 
 fn all() -> OpenApiRouter<Web> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(health::routes().route_layer(from_fn(deadline(QUICK))))
+        .merge(system::routes())
         .nest("/v1/sandboxes", sandbox_routes())
         .nest("/v1/capsules", capsules())
 }
@@ -100,6 +112,7 @@ pub(crate) fn router(web: Web) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| WebError::Panic.into_response()))
         .layer(from_fn(answer::layer))
+        .layer(from_fn(metrics::layer))
         .with_state(web)
 }
 

@@ -1,0 +1,327 @@
+//! Processes that are not waited for: started, followed, fed, signalled.
+//!
+//! How it works: a [`Session`] is a process and the stream of its events. Dropping it leaves the process alone; it is found again by its
+//! tag or pid, from any byte of its output that the agent still has.
+//!
+//! Deliberately absent: keeping output here. The agent does, and a slow reader is told what it missed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_domain::record::Sandbox;
+use atoll_domain::{Invalid, Principal, validate};
+use atoll_guest_client::{
+    Code, GuestClient, GuestError, ProcessEvent, ProcessInfo, ProcessStream, PtySize, Reason, Selector, StartRequest,
+};
+use bytes::Bytes;
+
+use super::exec::DEFAULT_USER;
+use crate::random::{bytes, hex};
+use crate::streams::StreamPermit;
+use crate::{Control, ControlError, What};
+
+const SIGKILL: i32 = 9;
+
+/// What is to be started.
+#[derive(Debug, Clone, Default)]
+pub struct StartInput {
+    /// The program.
+    pub cmd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Where; absent means the user's home.
+    pub cwd: Option<String>,
+    /// Variables besides the sandbox's own.
+    pub envs: BTreeMap<String, String>,
+    /// As whom; absent means root.
+    pub user: Option<String>,
+    /// A name to find it by; absent means that one is made.
+    pub tag: Option<String>,
+    /// Seconds that it may take; absent and 0 mean without end.
+    pub timeout_sec: Option<i64>,
+    /// Keeps standard input open.
+    pub stdin: bool,
+    /// On a terminal of this size.
+    pub pty: Option<PtySize>,
+}
+
+/// A process and what it does.
+#[derive(Debug)]
+pub struct Session {
+    /// Its pid in the guest.
+    pub pid: u32,
+    /// Its tag, where it has one that is known here.
+    pub tag: Option<String>,
+    /// Where in its output the events begin, in bytes.
+    pub offset: u64,
+    /// What it does from here on.
+    pub events: ProcessStream,
+    /// To act on it while its events are read.
+    pub handle: ProcessHandle,
+}
+
+/// Acts on one process.
+#[derive(Debug, Clone)]
+pub struct ProcessHandle {
+    control: Control,
+    sandbox: Sandbox,
+    agent: GuestClient,
+    selector: Selector,
+}
+
+impl ProcessHandle {
+    /// Kills it with its group; one that has ended is no error.
+    ///
+    /// # Errors
+    /// A failing agent.
+    pub async fn kill(&self) -> Result<(), ControlError> {
+        match self.agent.signal(&self.selector, SIGKILL).await {
+            Err(error) if error.code() != Some(Code::NotFound) => Err(ControlError::Guest(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Feeds its terminal, or its standard input.
+    ///
+    /// # Errors
+    /// It has none, it has ended, or a failing agent.
+    pub async fn input(&self, input: Bytes, pty: bool) -> Result<(), ControlError> {
+        self.control.used(&self.sandbox.id);
+        self.agent.send_input(&self.selector, input, pty).await.map_err(ControlError::Guest)
+    }
+
+    /// Closes its standard input.
+    ///
+    /// # Errors
+    /// It has none, or a failing agent.
+    pub async fn close_input(&self) -> Result<(), ControlError> {
+        self.agent.close_stdin(&self.selector).await.map_err(ControlError::Guest)
+    }
+
+    /// Changes the size of its terminal.
+    ///
+    /// # Errors
+    /// It has none, or a failing agent.
+    pub async fn resize(&self, size: PtySize) -> Result<(), ControlError> {
+        self.agent.resize(&self.selector, size).await.map_err(ControlError::Guest)
+    }
+
+    /// What the end of its events by an error means.
+    pub async fn why(&self, error: GuestError) -> ControlError {
+        if error.code() == Some(Code::DeadlineExceeded) {
+            return ControlError::ProcessTimeout;
+        }
+        self.control.why_lost(&self.sandbox, error).await
+    }
+
+    /// Counts as a use of the sandbox.
+    pub fn touch(&self) {
+        self.control.used(&self.sandbox.id);
+    }
+}
+
+impl Control {
+    /// Lets one more stream of a running sandbox in.
+    ///
+    /// # Errors
+    /// Not found, not running, too many.
+    pub async fn open_stream(&self, principal: &Principal, id: &str) -> Result<StreamPermit, ControlError> {
+        let sandbox = self.running(principal, id).await?;
+        self.streams().open(&sandbox.id)
+    }
+
+    /// Starts a process and follows it; it lives on when the session is dropped.
+    ///
+    /// # Errors
+    /// Input out of bounds, a tag in use, not running, no such program or directory, a failing agent.
+    pub async fn start_process(
+        &self,
+        principal: &Principal,
+        id: &str,
+        input: StartInput,
+    ) -> Result<Session, ControlError> {
+        validate::command(&input.cmd, &input.args)?;
+        validate::envs(input.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
+        let user = input.user.filter(|user| !user.is_empty()).unwrap_or_else(|| DEFAULT_USER.to_owned());
+        validate::user(&user)?;
+        let cwd = input.cwd.filter(|cwd| !cwd.is_empty());
+        if let Some(cwd) = &cwd {
+            validate::path("cwd", cwd)?;
+        }
+        let timeout = match input.timeout_sec {
+            None | Some(0) => None,
+            limit => Some(Duration::from_secs(validate::exec_timeout_sec(limit)?.into())),
+        };
+        let given = input.tag.filter(|tag| !tag.is_empty());
+        if let Some(tag) = &given {
+            validate::tag(tag)?;
+        }
+        let sandbox = self.running(principal, id).await?;
+        let agent = self.agent(&sandbox).await?;
+        let tag = match given {
+            Some(tag) => self.free_tag(&sandbox, &agent, tag).await?,
+            None => format!("{}-{}", if input.pty.is_some() { "pty" } else { "proc" }, hex(&bytes::<4>()?)),
+        };
+        self.used(&sandbox.id);
+        let request = StartRequest {
+            cmd: input.cmd.clone(),
+            args: input.args,
+            envs: input.envs,
+            cwd,
+            user: Some(user),
+            tag: Some(tag.clone()),
+            stdin: input.stdin,
+            pty: input.pty,
+            timeout,
+        };
+        let started = async {
+            let events = agent.start(&request).await?;
+            follow(events).await
+        };
+        match started.await {
+            Ok((pid, offset, events)) => Ok(self.session(sandbox, agent, pid, Some(tag), offset, events)),
+            Err(error) => match from_start_refusal(error, &input.cmd) {
+                ControlError::Guest(error) => Err(self.why_lost(&sandbox, error).await),
+                other => Err(other),
+            },
+        }
+    }
+
+    /// Follows a process that is there, from a byte of its output on.
+    ///
+    /// # Errors
+    /// Not found, not running, a failing agent.
+    pub async fn follow_process(
+        &self,
+        principal: &Principal,
+        id: &str,
+        process: &str,
+        offset: u64,
+    ) -> Result<Session, ControlError> {
+        let selector = selector(process)?;
+        let sandbox = self.running(principal, id).await?;
+        let agent = self.agent(&sandbox).await?;
+        self.used(&sandbox.id);
+        let followed = async {
+            let events = agent.connect(&selector, offset).await?;
+            follow(events).await
+        };
+        match followed.await {
+            Ok((pid, offset, events)) => {
+                let tag = match selector {
+                    Selector::Tag(tag) => Some(tag),
+                    Selector::Pid(_) => None,
+                };
+                Ok(self.session(sandbox, agent, pid, tag, offset, events))
+            }
+            Err(error) => Err(self.lost_process(&sandbox, error, process).await),
+        }
+    }
+
+    /// The processes that were started through the agent and run.
+    ///
+    /// # Errors
+    /// Not found, not running, a failing agent.
+    pub async fn processes(&self, principal: &Principal, id: &str) -> Result<Vec<ProcessInfo>, ControlError> {
+        let sandbox = self.running(principal, id).await?;
+        let agent = self.agent(&sandbox).await?;
+        self.used(&sandbox.id);
+        match agent.list().await {
+            Ok(processes) => Ok(processes),
+            Err(error) => Err(self.why_lost(&sandbox, error).await),
+        }
+    }
+
+    /// Sends a signal to a process's group.
+    ///
+    /// # Errors
+    /// A signal that is none, no such process, not running, a failing agent.
+    pub async fn signal_process(
+        &self,
+        principal: &Principal,
+        id: &str,
+        process: &str,
+        signal: Option<&str>,
+    ) -> Result<(), ControlError> {
+        let (selector, signal) = (selector(process)?, validate::signal(signal)?);
+        let sandbox = self.running(principal, id).await?;
+        let agent = self.agent(&sandbox).await?;
+        self.used(&sandbox.id);
+        match agent.signal(&selector, signal).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.lost_process(&sandbox, error, process).await),
+        }
+    }
+
+    /// How many streams are open in all.
+    pub fn open_streams(&self) -> u64 {
+        self.streams().total()
+    }
+
+    fn session(
+        &self,
+        sandbox: Sandbox,
+        agent: GuestClient,
+        pid: u32,
+        tag: Option<String>,
+        offset: u64,
+        events: ProcessStream,
+    ) -> Session {
+        let handle = ProcessHandle { control: self.clone(), sandbox, agent, selector: Selector::Pid(pid) };
+        Session { pid, tag, offset, events, handle }
+    }
+
+    /// A tag that no running process has.
+    async fn free_tag(&self, sandbox: &Sandbox, agent: &GuestClient, tag: String) -> Result<String, ControlError> {
+        let running = match agent.list().await {
+            Ok(running) => running,
+            Err(error) => return Err(self.why_lost(sandbox, error).await),
+        };
+        if running.iter().any(|process| process.tag.as_deref() == Some(&tag)) {
+            return Err(ControlError::Conflict { what: format!("a running process with the tag `{tag}`") });
+        }
+        Ok(tag)
+    }
+
+    async fn lost_process(&self, sandbox: &Sandbox, error: GuestError, process: &str) -> ControlError {
+        match error.code() {
+            Some(Code::NotFound) => {
+                ControlError::NotFound { what: What::Process, id: process.chars().take(64).collect() }
+            }
+            _ => self.why_lost(sandbox, error).await,
+        }
+    }
+}
+
+/// Waits for the first event, which names the process.
+async fn follow(mut events: ProcessStream) -> Result<(u32, u64, ProcessStream), GuestError> {
+    loop {
+        match events.next().await? {
+            Some(ProcessEvent::Started { pid, offset }) => return Ok((pid, offset, events)),
+            Some(ProcessEvent::Keepalive) => {}
+            _ => return Err(GuestError::Protocol("a process that did not begin".into())),
+        }
+    }
+}
+
+/// Digits alone are a pid, anything else is a tag.
+fn selector(process: &str) -> Result<Selector, ControlError> {
+    if !process.is_empty() && process.bytes().all(|b| b.is_ascii_digit()) {
+        let missing = || ControlError::NotFound { what: What::Process, id: process.chars().take(64).collect() };
+        return process.parse().map(Selector::Pid).map_err(|_| missing());
+    }
+    validate::tag(process)?;
+    Ok(Selector::Tag(process.to_owned()))
+}
+
+fn from_start_refusal(error: GuestError, cmd: &str) -> ControlError {
+    let field = |name: &str, code: &str, detail: String| ControlError::Invalid(Invalid::new(name, code, detail));
+    let shown: String = cmd.chars().take(64).collect();
+    match error.reason() {
+        Some(Reason::ProgramNotFound) => field("cmd", "not_found", format!("{shown}: command not found")),
+        Some(Reason::NotExecutable) => field("cmd", "not_executable", format!("{shown}: cannot be executed")),
+        Some(Reason::BadCwd) => field("cwd", "not_found", "there is no such directory in the sandbox".into()),
+        Some(Reason::UnknownUser) => field("user", "not_found", "there is no such user in the sandbox".into()),
+        _ => ControlError::Guest(error),
+    }
+}

@@ -1,0 +1,192 @@
+//! A process, followed over a socket.
+//!
+//! How it works: one half reads the process and writes frames, as fast as the client takes them; the agent keeps what is not read yet and says what
+//! was lost. The other half reads the client. Whichever ends first ends the session, never the process: only `stop` does that.
+//!
+//! Deliberately absent: buffers.
+
+use atoll_api::{Encoding, ExecClientFrame, StreamError, StreamFrame, StreamStart};
+use atoll_control::sandboxes::{ProcessHandle, Session, StartInput};
+use atoll_control::{Control, ControlError, StreamPermit};
+use atoll_domain::Principal;
+use atoll_guest_client::ProcessEvent;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use crate::error::WebError;
+use crate::frames::{Framer, Source};
+use crate::socket::{End, Reader, Said, Writer, json, told};
+
+/// Which process a stream is of.
+#[derive(Debug)]
+pub(crate) enum Which {
+    /// One that the first frame describes.
+    New,
+    /// One that is there, from a byte of its output on.
+    Running { process: String, offset: u64 },
+}
+
+/// Who follows, and where.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    pub(crate) control: Control,
+    pub(crate) caller: Principal,
+    pub(crate) id: String,
+    pub(crate) which: Which,
+    /// Held as long as the stream lives.
+    pub(crate) permit: StreamPermit,
+}
+
+impl Follow {
+    /// Runs the session.
+    pub(crate) async fn run(self, mut reader: Reader, mut writer: Writer) -> End {
+        let end = self.session(&mut reader, &mut writer).await;
+        drop(self.permit);
+        writer.close(reader, end).await
+    }
+
+    async fn session(&self, reader: &mut Reader, writer: &mut Writer) -> End {
+        let mut session = match self.begin(reader).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return refuse(writer, error).await,
+            Err(end) => return end,
+        };
+        let handle = session.handle.clone();
+        tokio::select! {
+            end = outbound(&mut session, writer) => end,
+            end = inbound(&handle, reader) => end,
+        }
+    }
+
+    async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
+        match &self.which {
+            Which::Running { process, offset } => {
+                Ok(self.control.follow_process(&self.caller, &self.id, process, *offset).await)
+            }
+            Which::New => {
+                let Said::Text(text) = reader.first().await? else {
+                    return Err(End::Garbage("the first frame is `start`, as text".into()));
+                };
+                let ExecClientFrame::Start(start) = json(&text)? else {
+                    return Err(End::Garbage("the first frame is `start`".into()));
+                };
+                Ok(self.control.start_process(&self.caller, &self.id, input(start)).await)
+            }
+        }
+    }
+}
+
+fn input(start: StreamStart) -> StartInput {
+    StartInput {
+        cmd: start.cmd,
+        args: start.args,
+        cwd: start.cwd,
+        envs: start.envs.unwrap_or_default(),
+        user: start.user,
+        tag: start.tag,
+        timeout_sec: start.timeout_sec,
+        stdin: start.stdin,
+        pty: None,
+    }
+}
+
+/// Tells why there is no process; one whose program is missing ends as it does in a shell.
+async fn refuse(writer: &mut Writer, error: ControlError) -> End {
+    let ended = match &error {
+        ControlError::Invalid(invalid) if invalid.field == "cmd" => match invalid.code.as_str() {
+            "not_found" => Some((127, invalid.detail.clone())),
+            "not_executable" => Some((126, invalid.detail.clone())),
+            _ => None,
+        },
+        _ => None,
+    };
+    let told = async {
+        if let Some((exit_code, detail)) = ended {
+            let line = atoll_api::Output { data: format!("{detail}\n"), encoding: Encoding::Utf8, offset: 0 };
+            writer.json(&StreamFrame::Stderr(line)).await?;
+            writer.json(&StreamFrame::Exit { exit_code, signal: None }).await?;
+            return Ok(End::Done);
+        }
+        let error = told(&WebError::Control(error));
+        writer.json(&StreamFrame::Error(error.clone())).await?;
+        Ok(End::Failed(error.data))
+    };
+    told.await.unwrap_or_else(|end: End| end)
+}
+
+/// Writes what the process does.
+async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
+    let start = StreamFrame::Start { pid: session.pid, tag: session.tag.clone(), offset: session.offset };
+    let mut framer = Framer::new(session.offset);
+    let all = async {
+        writer.json(&start).await?;
+        loop {
+            let event = session.events.next().await;
+            session.handle.touch();
+            let (frames, over) = match event {
+                Ok(Some(ProcessEvent::Stdout(bytes) | ProcessEvent::Pty(bytes))) => {
+                    (framer.push(Source::Stdout, &bytes), false)
+                }
+                Ok(Some(ProcessEvent::Stderr(bytes))) => (framer.push(Source::Stderr, &bytes), false),
+                Ok(Some(ProcessEvent::Gap { bytes })) => (framer.gap(bytes), false),
+                Ok(Some(ProcessEvent::Started { .. })) => continue,
+                Ok(Some(ProcessEvent::Keepalive)) => {
+                    writer.ping().await?;
+                    continue;
+                }
+                Ok(Some(ProcessEvent::Ended { exit_code, signal, .. })) => {
+                    let exit = StreamFrame::Exit { exit_code, signal };
+                    (framer.flush().into_iter().chain([exit]).collect(), true)
+                }
+                Ok(None) => return Ok(End::Done),
+                Err(error) => {
+                    let error: StreamError = told(&WebError::Control(session.handle.why(error).await));
+                    for frame in framer.flush().into_iter().chain([StreamFrame::Error(error.clone())]) {
+                        writer.json(&frame).await?;
+                    }
+                    return Ok(End::Failed(error.data));
+                }
+            };
+            for frame in &frames {
+                writer.json(frame).await?;
+            }
+            if over {
+                return Ok(End::Done);
+            }
+        }
+    };
+    all.await.unwrap_or_else(|end: End| end)
+}
+
+/// Does what the client says.
+async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
+    loop {
+        let frame = match reader.next().await {
+            Ok(Said::Text(text)) => json::<ExecClientFrame>(&text),
+            Ok(Said::Binary(_)) => Err(End::Garbage("frames of this stream are text".into())),
+            Err(end) => Err(end),
+        };
+        let done = match frame {
+            Err(end) => return end,
+            Ok(ExecClientFrame::Stop) => handle.kill().await,
+            Ok(ExecClientFrame::Stdin { data, encoding }) => match bytes(data, encoding) {
+                Some(bytes) => handle.input(bytes, false).await,
+                None => return End::Garbage("data that is not base64".into()),
+            },
+            Ok(ExecClientFrame::CloseStdin) => handle.close_input().await,
+            Ok(ExecClientFrame::Start(_)) => return End::Garbage("it is started already".into()),
+        };
+        if let Err(error) = done {
+            // The process may have ended a moment ago, which the other half tells.
+            tracing::debug!(%error, "a process did not take what was sent to it");
+        }
+    }
+}
+
+fn bytes(data: String, encoding: Encoding) -> Option<Bytes> {
+    match encoding {
+        Encoding::Utf8 => Some(data.into()),
+        Encoding::Base64 => STANDARD.decode(data).ok().map(Into::into),
+    }
+}

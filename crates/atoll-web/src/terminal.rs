@@ -1,0 +1,202 @@
+//! A terminal over a socket.
+//!
+//! How it works: the session belongs to the guest: a lost connection leaves it, `connect` comes back to it by its tag, from any byte that is still kept.
+//! Output is JSON with base64, or binary frames when the URL says `?wire=binary` or the client's first input is a binary frame.
+//! Keystrokes that came while others were on their way go together, in order.
+//!
+//! Deliberately absent: understanding what a terminal shows.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use atoll_api::{PtyClientFrame, PtyFrame, PtyStart};
+use atoll_control::sandboxes::{ProcessHandle, Session, StartInput};
+use atoll_control::{Control, ControlError, StreamPermit};
+use atoll_domain::Principal;
+use atoll_guest_client::{ProcessEvent, PtySize};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+
+use crate::error::WebError;
+use crate::socket::{End, Reader, Said, Writer, json, told};
+
+/// Most keystrokes that go together.
+const TOGETHER: usize = 64 * 1024;
+
+/// A terminal's session.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    pub(crate) control: Control,
+    pub(crate) caller: Principal,
+    pub(crate) id: String,
+    /// Whether output goes as binary frames.
+    pub(crate) binary: AtomicBool,
+    /// Held as long as the stream lives.
+    pub(crate) permit: StreamPermit,
+}
+
+impl Terminal {
+    /// Runs the session.
+    pub(crate) async fn run(self, mut reader: Reader, mut writer: Writer) -> End {
+        let end = self.session(&mut reader, &mut writer).await;
+        drop(self.permit);
+        writer.close(reader, end).await
+    }
+
+    async fn session(&self, reader: &mut Reader, writer: &mut Writer) -> End {
+        let mut session = match self.begin(reader).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => {
+                let error = told(&WebError::Control(error));
+                return match writer.json(&PtyFrame::Error(error.clone())).await {
+                    Ok(()) => End::Failed(error.data),
+                    Err(end) => end,
+                };
+            }
+            Err(end) => return end,
+        };
+        let handle = session.handle.clone();
+        tokio::select! {
+            end = self.outbound(&mut session, writer) => end,
+            end = self.inbound(&handle, reader) => end,
+        }
+    }
+
+    async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
+        let Said::Text(text) = reader.first().await? else {
+            return Err(End::Garbage("the first frame is text".into()));
+        };
+        match json(&text)? {
+            PtyClientFrame::Start(start) => Ok(self.control.start_process(&self.caller, &self.id, input(start)).await),
+            PtyClientFrame::Connect { tag, offset } => {
+                Ok(self.control.follow_process(&self.caller, &self.id, &tag, offset).await)
+            }
+            _ => Err(End::Garbage("first is `start` or `connect`".into())),
+        }
+    }
+
+    async fn outbound(&self, session: &mut Session, writer: &mut Writer) -> End {
+        let tag = session.tag.clone().unwrap_or_else(|| session.pid.to_string());
+        let mut at = session.offset;
+        let all = async {
+            writer.json(&PtyFrame::Started { tag, pid: session.pid, offset: at }).await?;
+            loop {
+                let event = session.events.next().await;
+                session.handle.touch();
+                match event {
+                    Ok(Some(ProcessEvent::Pty(bytes) | ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes))) => {
+                        let offset = at;
+                        at += bytes.len() as u64;
+                        if self.binary.load(Ordering::Relaxed) {
+                            writer.binary(bytes).await?;
+                        } else {
+                            writer.json(&PtyFrame::Output { data: STANDARD.encode(&bytes), offset }).await?;
+                        }
+                    }
+                    Ok(Some(ProcessEvent::Gap { bytes })) => {
+                        writer.json(&PtyFrame::Gap { bytes, offset: at }).await?;
+                        at += bytes;
+                    }
+                    Ok(Some(ProcessEvent::Keepalive)) => writer.json(&PtyFrame::Ping).await?,
+                    Ok(Some(ProcessEvent::Started { .. })) => {}
+                    Ok(Some(ProcessEvent::Ended { exit_code, .. })) => {
+                        writer.json(&PtyFrame::Exit { exit_code }).await?;
+                        return Ok(End::Done);
+                    }
+                    Ok(None) => return Ok(End::Done),
+                    Err(error) => {
+                        let error = told(&WebError::Control(session.handle.why(error).await));
+                        writer.json(&PtyFrame::Error(error.clone())).await?;
+                        return Ok(End::Failed(error.data));
+                    }
+                }
+            }
+        };
+        all.await.unwrap_or_else(|end: End| end)
+    }
+
+    async fn inbound(&self, handle: &ProcessHandle, reader: &mut Reader) -> End {
+        let mut spoken = false;
+        loop {
+            let done = match reader.next().await {
+                Err(end) => return end,
+                Ok(Said::Binary(bytes)) => {
+                    if !spoken {
+                        self.binary.store(true, Ordering::Relaxed);
+                    }
+                    spoken = true;
+                    handle.input(together(bytes, reader), true).await
+                }
+                Ok(Said::Text(text)) => match json(&text) {
+                    Err(end) => return end,
+                    Ok(PtyClientFrame::Input { data }) => {
+                        spoken = true;
+                        match STANDARD.decode(data) {
+                            Ok(bytes) => handle.input(together(bytes.into(), reader), true).await,
+                            Err(_) => return End::Garbage("data that is not base64".into()),
+                        }
+                    }
+                    Ok(PtyClientFrame::Resize { cols, rows }) => match size(cols, rows) {
+                        Some(size) => handle.resize(size).await,
+                        None => return End::Garbage("a size of nothing".into()),
+                    },
+                    Ok(PtyClientFrame::Kill) => handle.kill().await,
+                    Ok(PtyClientFrame::Pong) => Ok(()),
+                    Ok(PtyClientFrame::Start(_) | PtyClientFrame::Connect { .. }) => {
+                        return End::Garbage("it is started already".into());
+                    }
+                },
+            };
+            if let Err(error) = done {
+                // The program may have ended a moment ago, which the other half tells.
+                tracing::debug!(%error, "a terminal did not take what was sent to it");
+            }
+        }
+    }
+}
+
+/// Keystrokes with those that came behind them.
+fn together(first: Bytes, reader: &mut Reader) -> Bytes {
+    let mut all = BytesMut::from(first);
+    while all.len() < TOGETHER {
+        match reader.ready() {
+            Some(Said::Binary(bytes)) => all.extend_from_slice(&bytes),
+            Some(Said::Text(text)) => match json(&text) {
+                Ok(PtyClientFrame::Input { data }) => match STANDARD.decode(data) {
+                    Ok(bytes) => all.extend_from_slice(&bytes),
+                    Err(_) => {
+                        reader.put_back(Said::Text(text));
+                        break;
+                    }
+                },
+                _ => {
+                    reader.put_back(Said::Text(text));
+                    break;
+                }
+            },
+            None => break,
+        }
+    }
+    all.freeze()
+}
+
+fn size(cols: u16, rows: u16) -> Option<PtySize> {
+    (cols > 0 && rows > 0).then_some(PtySize { cols, rows })
+}
+
+fn input(start: PtyStart) -> StartInput {
+    let mut envs = start.envs.unwrap_or_default();
+    envs.entry("TERM".into()).or_insert_with(|| "xterm-256color".into());
+    let cmd = if start.cmd.is_empty() { PtyStart::default().cmd } else { start.cmd };
+    StartInput {
+        cmd,
+        args: start.args,
+        cwd: start.cwd,
+        envs,
+        user: start.user,
+        tag: start.tag,
+        timeout_sec: None,
+        stdin: true,
+        pty: Some(size(start.cols, start.rows).unwrap_or(PtySize { cols: 80, rows: 24 })),
+    }
+}
