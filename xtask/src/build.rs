@@ -99,16 +99,23 @@ pub(crate) fn embedded(workspace: &Workspace, profile: Profile) -> Embedded {
 
 /// The target whose programs need no shared library.
 fn static_target() -> Result<String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let ask = |argument: &[&str]| -> Result<String> {
-        let output = Command::new(&rustc).args(argument).output().context("cannot start rustc")?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let version = ask(&["-vV"])?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let host = host_target()?;
     let musl = host.replace("-gnu", "-musl");
-    let libraries = Path::new(ask(&["--print", "sysroot"])?.trim()).join("lib/rustlib").join(&musl).join("lib");
-    Ok(if libraries.is_dir() { musl } else { host.to_owned() })
+    let libraries = Path::new(rustc(&["--print", "sysroot"])?.trim()).join("lib/rustlib").join(&musl).join("lib");
+    Ok(if libraries.is_dir() { musl } else { host })
+}
+
+/// The target that this machine is.
+pub(crate) fn host_target() -> Result<String> {
+    let version = rustc(&["-vV"])?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("rustc -vV names no host")
+}
+
+fn rustc(arguments: &[&str]) -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).args(arguments).output().context("cannot start rustc")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Copies a file unless the same content is there already (a newer time would rebuild what embeds it).

@@ -11,40 +11,49 @@ use serde_json::Value;
 
 use crate::workspace::Workspace;
 
+const DOMAIN: &str = "atoll-domain";
+const FAILPOINT: &str = "atoll-failpoint";
+const PROTO: &str = "atoll-proto";
+const GUEST_CLIENT: &str = "atoll-guest-client";
+/// For those that put everything together: nobody may use these.
+const ALL: [&str; 15] = [
+    DOMAIN,
+    FAILPOINT,
+    PROTO,
+    GUEST_CLIENT,
+    "atoll-api",
+    "atoll-auth",
+    "atoll-client",
+    "atoll-control",
+    "atoll-disk",
+    "atoll-guest",
+    "atoll-host",
+    "atoll-keeper",
+    "atoll-net",
+    "atoll-store",
+    "atoll-web",
+];
+
 /// Each crate with those of ours that it may use.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("atoll-domain", &[]),
-    ("atoll-proto", &["atoll-domain"]),
-    ("atoll-api", &["atoll-domain"]),
-    ("atoll-store", &["atoll-domain"]),
-    ("atoll-auth", &["atoll-domain"]),
-    ("atoll-keeper", &["atoll-domain"]),
-    ("atoll-net", &["atoll-domain"]),
-    ("atoll-disk", &["atoll-domain"]),
-    ("atoll-guest", &["atoll-domain", "atoll-proto"]),
-    ("atoll-guest-client", &["atoll-domain", "atoll-proto"]),
-    ("atoll-host", &["atoll-domain", "atoll-proto", "atoll-keeper", "atoll-net", "atoll-disk", "atoll-guest-client"]),
-    ("atoll-control", &["atoll-domain", "atoll-proto", "atoll-store", "atoll-auth", "atoll-guest-client"]),
-    ("atoll-web", &["atoll-domain", "atoll-api", "atoll-auth", "atoll-control", "atoll-guest-client"]),
-    ("atoll-client", &["atoll-domain", "atoll-api"]),
-    (
-        "atoll",
-        &[
-            "atoll-domain",
-            "atoll-api",
-            "atoll-store",
-            "atoll-auth",
-            "atoll-control",
-            "atoll-web",
-            "atoll-host",
-            "atoll-keeper",
-            "atoll-net",
-            "atoll-disk",
-            "atoll-guest-client",
-            "atoll-client",
-        ],
-    ),
-    ("atoll-testkit", &["atoll-domain", "atoll-api", "atoll-client", "atoll-control", "atoll-store", "atoll-web"]),
+    ("atoll-failpoint", &[]),
+    ("atoll-proto", &[DOMAIN]),
+    ("atoll-api", &[DOMAIN]),
+    ("atoll-store", &[DOMAIN, FAILPOINT]),
+    ("atoll-auth", &[DOMAIN]),
+    ("atoll-keeper", &[DOMAIN]),
+    ("atoll-net", &[DOMAIN]),
+    ("atoll-disk", &[DOMAIN]),
+    ("atoll-guest", &[DOMAIN, PROTO]),
+    ("atoll-guest-client", &[DOMAIN, PROTO]),
+    ("atoll-host", &[DOMAIN, FAILPOINT, PROTO, "atoll-keeper", "atoll-net", "atoll-disk", GUEST_CLIENT]),
+    ("atoll-control", &[DOMAIN, FAILPOINT, PROTO, "atoll-store", "atoll-auth", GUEST_CLIENT]),
+    ("atoll-web", &[DOMAIN, "atoll-api", "atoll-auth", "atoll-control", GUEST_CLIENT]),
+    ("atoll-client", &[DOMAIN, "atoll-api"]),
+    ("atoll", &ALL),
+    ("atoll-testkit", &ALL),
+    ("atoll-fuzz", &ALL),
     ("xtask", &[]),
 ];
 
@@ -57,10 +66,13 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("sea-orm", &["atoll-store"]),
     ("sqlx", &["atoll-store"]),
     ("rusqlite", &["atoll-store"]),
-    ("connectrpc", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control"]),
-    ("buffa", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control"]),
+    (
+        "connectrpc",
+        &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control", "atoll-testkit"],
+    ),
+    ("buffa", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control", "atoll-testkit"]),
     ("clap", &["atoll"]),
-    ("anyhow", &["atoll", "xtask"]),
+    ("anyhow", &["atoll", "atoll-fuzz", "xtask"]),
     ("reqwest", &["atoll-client"]),
 ];
 

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build | check | check-deps | test | demo`.
+//! The project's own commands: `cargo xtask build | check | check-deps | test | soak | demo`.
 //!
 //! How it works: one file per command; `make` and `.ci/run` call nothing else. What takes long is a [`stage`], with a line
 //! and a time of its own. Only std, anyhow and serde_json, so that it compiles in seconds.
@@ -12,6 +12,7 @@ mod check_deps;
 mod demo;
 mod files;
 mod placement;
+mod soak;
 mod stage;
 mod test;
 mod workspace;
@@ -30,6 +31,7 @@ usage: cargo xtask COMMAND
   check                           format, file rules, crate directions, clippy
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
+  soak [--seconds N]              what takes longer: each fuzz target for a minute
   demo                            boots a real VM and runs a Python program inside it";
 
 fn main() -> ExitCode {
@@ -52,6 +54,8 @@ fn run(args: &[String]) -> Result<()> {
         ["check"] => check::run(&workspace),
         ["check-deps"] => check_deps::run(&workspace),
         ["test", stages @ ..] => test::run(&workspace, stages),
+        ["soak"] => soak::run(&workspace, "60"),
+        ["soak", "--seconds", seconds] => soak::run(&workspace, seconds),
         ["demo"] => demo::run(&workspace),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
