@@ -34,7 +34,7 @@ impl Client {
     ) -> Result<(), ClientError> {
         let part = Part::stream(reqwest::Body::wrap_stream(body)).file_name("file");
         let form = Form::new().text("path", path.to_owned()).part("file", part);
-        let request = self.request(Method::POST, &["sandboxes", id, "files", "write"], TRANSFER_LIMIT);
+        let request = self.request(Method::POST, &["sandboxes", id, "files", "stream", "write"], TRANSFER_LIMIT);
         self.send(request.multipart(form)).await.map(drop)
     }
 
@@ -43,7 +43,7 @@ impl Client {
     /// # Errors
     /// Not running, no such file, a directory.
     pub async fn read_file(&self, id: &str, path: &str) -> Result<Download, ClientError> {
-        let request = self.request(Method::POST, &["sandboxes", id, "files", "read"], TRANSFER_LIMIT);
+        let request = self.request(Method::POST, &["sandboxes", id, "files", "stream", "read"], TRANSFER_LIMIT);
         let response = self.send(request.json(&ReadFileRequest { path: path.to_owned() })).await?;
         let client = self.clone();
         Ok(Box::pin(response.bytes_stream().map(move |chunk| chunk.map_err(|error| client.why(error)))))

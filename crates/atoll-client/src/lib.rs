@@ -9,11 +9,16 @@
 mod client;
 mod endpoint;
 mod error;
+mod exec_stream;
 mod files;
 mod sandboxes;
+mod socket;
+mod terminal;
 
 pub use client::Client;
 pub use endpoint::{ApiKey, Endpoint, SOCKET};
 pub use error::ClientError;
+pub use exec_stream::{ExecEvent, ExecStream};
 pub use files::Download;
 pub use sandboxes::output_of;
+pub use terminal::{Terminal, TerminalEvent};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_api::{CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, Sandbox};
+use atoll_api::{CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, ProcessList, Sandbox};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
@@ -91,6 +91,24 @@ impl Client {
             request.timeout_sec.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(DEFAULT_EXEC);
         let limit = Duration::from_secs(seconds.min(u64::from(u32::MAX))) + GRACE;
         self.post(&["sandboxes", id, "exec"], request, limit).await
+    }
+
+    /// The processes that were started through Atoll and run.
+    ///
+    /// # Errors
+    /// Not running, a failing agent.
+    pub async fn processes(&self, id: &str) -> Result<ProcessList, ClientError> {
+        self.json(self.request(Method::GET, &["sandboxes", id, "processes"], QUICK)).await
+    }
+
+    /// Sends a signal to a process, named by pid or tag, and its group.
+    ///
+    /// # Errors
+    /// No such process, a signal that is none.
+    pub async fn signal(&self, id: &str, process: &str, signal: &str) -> Result<(), ClientError> {
+        let mut url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "processes", process]);
+        url.query_pairs_mut().append_pair("signal", signal);
+        self.send(self.at(Method::DELETE, url, QUICK)).await.map(drop)
     }
 }
 

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::DiskError;
 
+/// A file of which less than this part is allocated is not hashed.
+const HOLLOW: u64 = 16;
 /// Root's default cache.
 const SYSTEM_CACHE: &str = "/var/cache/atoll";
 
@@ -39,7 +41,8 @@ pub struct Manifest {
 pub struct FileEntry {
     /// Length in bytes.
     pub bytes: u64,
-    /// BLAKE3 of the contents, as hex.
+    /// BLAKE3 of the contents, as hex. Empty for a file that is nearly all holes, such as an empty disk of a terabyte:
+    /// hashing it would take minutes, and it is made anew in milliseconds.
     pub blake3: String,
 }
 
@@ -199,16 +202,24 @@ fn collect(base: &Path, below: &Path, files: &mut BTreeMap<String, FileEntry>) -
             collect(base, &name, files)?;
         } else if kind.is_file() {
             let path = entry.path();
-            let mut hasher = blake3::Hasher::new();
-            let file = File::open(&path).map_err(DiskError::file("read", &path))?;
-            hasher.update_reader(&file).map_err(DiskError::file("read", &path))?;
-            file.sync_all().map_err(DiskError::file("sync", &path))?;
-            let bytes = file.metadata().map_err(DiskError::file("read", &path))?.len();
-            let blake3 = hasher.finalize().to_hex().to_string();
-            files.insert(name.to_string_lossy().into_owned(), FileEntry { bytes, blake3 });
+            files.insert(name.to_string_lossy().into_owned(), describe(&path)?);
         }
     }
     Ok(())
+}
+
+/// Length and digest of a file that is on disk when this returns.
+fn describe(path: &Path) -> Result<FileEntry, DiskError> {
+    let file = File::open(path).map_err(DiskError::file("read", path))?;
+    file.sync_all().map_err(DiskError::file("sync", path))?;
+    let meta = file.metadata().map_err(DiskError::file("read", path))?;
+    let hollow = meta.blocks() * 512 < meta.len() / HOLLOW;
+    let mut hasher = blake3::Hasher::new();
+    if !hollow {
+        hasher.update_reader(&file).map_err(DiskError::file("read", path))?;
+    }
+    let blake3 = if hollow { String::new() } else { hasher.finalize().to_hex().to_string() };
+    Ok(FileEntry { bytes: meta.len(), blake3 })
 }
 
 /// Removes what dead builds of this key left behind; the caller holds its lock, so none is alive.

@@ -62,17 +62,16 @@ pub fn ensure_template(cache: &Cache, name: &str, progress: &dyn Progress) -> Re
     let key = recipe_key();
     let label = format!("image {template}");
     let started = Instant::now();
-    if cache.find("images", &key).is_some() {
-        progress.event(ProgressEvent::Cached(label.clone()));
-    } else {
-        progress.event(ProgressEvent::Started(label.clone()));
-    }
+    let cached = cache.find("images", &key).is_some();
+    progress.event(if cached { ProgressEvent::Cached(label.clone()) } else { ProgressEvent::Started(label.clone()) });
     let (dir, manifest) = cache.ensure("images", &key, |dir| build(dir, progress))?;
     let entry = manifest
         .files
         .get("base.ext4")
         .ok_or_else(|| DiskError::Malformed { what: format!("image {key}"), why: "it has no base.ext4".into() })?;
-    progress.event(ProgressEvent::Finished(label, started.elapsed().as_secs_f64()));
+    if !cached {
+        progress.event(ProgressEvent::Finished(label, started.elapsed().as_secs_f64()));
+    }
     Ok(Image {
         template: template.into(),
         digest: entry.blake3.clone(),

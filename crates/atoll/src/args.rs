@@ -24,6 +24,7 @@ Examples:
   atoll run -- python3 -c 'print(6 * 7)'     one program, one VM, gone afterwards
   atoll up                                   API, control plane and host agent in one process
   atoll exec sb1x -- uname -r                another program in a running sandbox
+  atoll shell sb1x                           a shell in it
 
 Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 refused, 5 wrong state, 6 no capacity or unreachable,
 124 timeout, 130 interrupted; `run` and `exec` pass on the program's own, and 125 for a failure of Atoll.";
@@ -74,8 +75,16 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// Run a program in a running sandbox
     Exec(ExecArgs),
+    /// Open a shell on a terminal in a running sandbox
+    Shell(ShellArgs),
+    /// List the processes that were started in a sandbox and run
+    Ps(IdArgs),
+    /// Send a signal to a process in a sandbox
+    Kill(KillArgs),
     /// Look at this machine: what helps or hinders, and what to do about it
     Doctor(DoctorArgs),
+    /// Print a completion script
+    Completion(CompletionArgs),
 }
 
 /// `atoll up`
@@ -141,7 +150,7 @@ pub(crate) struct RunArgs {
     /// Keep the sandbox and print its id to stderr (needs a running Atoll)
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Seconds that the program may take [default: 30]
+    /// Seconds that the program may take [default: no limit, 30 with -o json]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) timeout: Option<i64>,
     /// The program and its arguments
@@ -202,7 +211,13 @@ pub(crate) struct ExecArgs {
     /// User in the sandbox [default: root]
     #[arg(short, long)]
     pub(crate) user: Option<String>,
-    /// Seconds that the program may take [default: 30]
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the program a terminal (needs -i and a terminal here)
+    #[arg(short, long, requires = "interactive", conflicts_with = "timeout")]
+    pub(crate) tty: bool,
+    /// Seconds that the program may take [default: no limit, 30 with -o json]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) timeout: Option<i64>,
     /// The program and its arguments
@@ -219,4 +234,45 @@ pub(crate) struct DoctorArgs {
     /// IPv4 range that is to be used [env: ATOLL_ADDRESS_POOL]
     #[arg(long, value_name = "CIDR")]
     pub(crate) address_pool: Option<String>,
+}
+
+/// `atoll shell`
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// Come back to a shell that still runs, by its tag (see `atoll ps`)
+    #[arg(long, value_name = "TAG", conflicts_with_all = ["env", "cwd", "user", "command"])]
+    pub(crate) attach: Option<String>,
+    /// Environment variable of the shell; repeatable
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Working directory
+    #[arg(short = 'w', long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// User in the sandbox [default: root]
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Another program than /bin/bash, and its arguments
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `atoll kill`
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// The process: its pid or tag (see `atoll ps`)
+    pub(crate) process: String,
+    /// The signal
+    #[arg(short, long, default_value = "SIGTERM")]
+    pub(crate) signal: String,
+}
+
+/// `atoll completion`
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
 }

@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: backtraces.
 
-use atoll_api::ErrorCode;
+use atoll_api::{ErrorCode, StreamError};
 use atoll_client::ClientError;
 
 use crate::args::Output;
@@ -34,6 +34,19 @@ pub(crate) enum Refusal {
     /// Not allowed: 4.
     #[error("{0}")]
     NotAllowed(String),
+}
+
+/// A stream that the server ended, with its reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+struct StreamRefused {
+    text: String,
+    code: Option<ErrorCode>,
+}
+
+/// The reason for which a stream ended.
+pub(crate) fn refused(error: StreamError) -> anyhow::Error {
+    StreamRefused { text: error.data, code: error.code }.into()
 }
 
 /// Whose exit code a command passes on.
@@ -98,6 +111,9 @@ fn code(error: &anyhow::Error) -> u8 {
             Refusal::NotFound(_) => 3,
             Refusal::NotAllowed(_) => 4,
         };
+    }
+    if let Some(StreamRefused { code: Some(code), .. }) = error.downcast_ref() {
+        return of_problem(*code);
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused(problem)) => of_problem(problem.code),

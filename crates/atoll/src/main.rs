@@ -14,6 +14,7 @@ mod failure;
 mod one_shot;
 mod output;
 mod settings;
+mod terminal;
 mod up;
 
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let codes = match cli.command {
-        Command::Run(_) | Command::Exec(_) => Codes::Program,
+        Command::Run(_) | Command::Exec(_) | Command::Shell(_) => Codes::Program,
         _ => Codes::Own,
     };
     let format = cli.global.output;
@@ -62,6 +63,10 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Get(args) => commands::get(&client()?, global, &args).await,
         Command::Rm(args) => commands::remove(&client()?, global, &args).await,
         Command::Exec(args) => commands::exec(&client()?, global, &args).await,
+        Command::Shell(args) => commands::shell(&client()?, global, &args).await,
+        Command::Ps(args) => commands::processes(&client()?, global, &args).await,
+        Command::Kill(args) => commands::kill(&client()?, &args).await,
         Command::Doctor(args) => commands::doctor(global, args, given).await,
+        Command::Completion(args) => commands::completion(&args),
     }
 }

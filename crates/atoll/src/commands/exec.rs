@@ -1,17 +1,38 @@
-//! `atoll exec`
+//! `atoll exec`: a program in a running sandbox, as if it ran here.
+//!
+//! How it works: output comes as it is written, standard output and error apart, and the exit code is the program's. `-i` passes standard
+//! input on to its end, `-it` gives the program a terminal ([`super::shell`]). A lost connection is taken up again from the byte
+//! where it broke; with `-i` it ends in an error instead, because nobody can say which input arrived. The first interrupt kills
+//! the program. `-o json` waits and prints the API's one document.
+//!
+//! Deliberately absent: shells. The first word is the program.
 
-use anyhow::Result;
-use atoll_api::{ExecRequest, ExecResponse};
-use atoll_client::Client;
+use std::time::Duration;
 
+use anyhow::{Context as _, Result};
+use atoll_api::{ErrorCode, ExecRequest, ExecResponse, StreamStart};
+use atoll_client::{Client, ClientError, ExecEvent, ExecStream};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::shell::exec_on_terminal;
 use super::variables;
 use crate::args::{ExecArgs, Global, Output};
-use crate::failure::ProgramEnded;
+use crate::failure::{Interrupted, ProgramEnded, refused};
+use crate::terminal::Input;
+use crate::up::on_signal;
 use crate::{connect, output};
+
+/// How long a lost connection is tried again.
+const TRY_FOR: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs a program in a running sandbox and passes on its output and exit code.
 pub(crate) async fn exec(client: &Client, global: &Global, args: &ExecArgs) -> Result<()> {
     let id = connect::resolve(client, &args.id).await?;
+    if args.tty {
+        return exec_on_terminal(client, &id, args).await;
+    }
     let request = ExecRequest {
         timeout_sec: args.timeout,
         cwd: args.cwd.clone(),
@@ -19,13 +40,26 @@ pub(crate) async fn exec(client: &Client, global: &Global, args: &ExecArgs) -> R
         user: args.user.clone(),
         ..command(&args.command)
     };
-    pass_on(&client.exec(&id, &request).await?, global.output)
+    if global.output == Output::Json {
+        return pass_on(&client.exec(&id, &request).await?, global.output);
+    }
+    let stop = on_signal()?;
+    let code = follow(client, &id, &request, args.interactive, stop.token()).await?;
+    as_program(code)
 }
 
 /// A command line as a request.
 pub(crate) fn command(words: &[String]) -> ExecRequest {
     let mut words = words.iter().cloned();
     ExecRequest { cmd: words.next().unwrap_or_default(), args: words.collect(), ..ExecRequest::default() }
+}
+
+/// Ends as a program ended.
+pub(crate) fn as_program(code: i32) -> Result<()> {
+    match code {
+        0 => Ok(()),
+        code => Err(ProgramEnded(code).into()),
+    }
 }
 
 /// Prints what a program printed and ends as it ended.
@@ -36,12 +70,122 @@ pub(crate) fn pass_on(ended: &ExecResponse, format: Output) -> Result<()> {
         let (stdout, stderr) = atoll_client::output_of(ended)?;
         output::write_stdout(&stdout)?;
         output::write_stderr(&stderr)?;
-        if ended.stdout_truncated || ended.stderr_truncated {
-            output::hint("the output was longer than is kept; the rest was dropped");
+    }
+    as_program(ended.exit_code)
+}
+
+/// Starts a program and passes on what it writes, as it writes it; answers its exit code.
+pub(crate) async fn follow(
+    client: &Client,
+    id: &str,
+    request: &ExecRequest,
+    interactive: bool,
+    stop: &CancellationToken,
+) -> Result<i32> {
+    let start = StreamStart {
+        cmd: request.cmd.clone(),
+        args: request.args.clone(),
+        cwd: request.cwd.clone(),
+        envs: request.envs.clone(),
+        user: request.user.clone(),
+        tag: None,
+        timeout_sec: request.timeout_sec,
+        stdin: interactive,
+    };
+    let input = interactive.then(Input::stdin).transpose().context("standard input cannot be read")?;
+    let mut program = Followed { stream: client.exec_stream(id, start).await?, input, tag: None };
+    loop {
+        let lost = match program.go_on(stop).await {
+            Ok(Ended::Exit(code)) => return Ok(code),
+            Ok(Ended::NotStarted(error)) if error.code == Some(ErrorCode::InvalidRequest) => {
+                // The plain call tells a program that is not there from wrong input, with the exit code of a shell.
+                let ended = client.exec(id, request).await?;
+                pass_on(&ended, Output::Table)?;
+                return Ok(0);
+            }
+            Ok(Ended::NotStarted(error)) => return Err(refused(error)),
+            Err(error) => error,
+        };
+        let again = match (&program.tag, lost.downcast_ref::<ClientError>()) {
+            (Some(tag), Some(ClientError::Lost { .. } | ClientError::NoAnswer { .. })) if !interactive => {
+                reconnect(client, id, tag, program.stream.offset(), stop).await?
+            }
+            _ => return Err(lost),
+        };
+        program.stream = again;
+    }
+}
+
+/// A program whose output is passed on.
+struct Followed {
+    stream: ExecStream,
+    input: Option<Input>,
+    tag: Option<String>,
+}
+
+/// How following ended.
+enum Ended {
+    Exit(i32),
+    NotStarted(atoll_api::StreamError),
+}
+
+impl Followed {
+    async fn go_on(&mut self, stop: &CancellationToken) -> Result<Ended> {
+        let mut started = self.tag.is_some();
+        loop {
+            let reading = async {
+                match &mut self.input {
+                    Some(input) => input.read().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.stream.next() => match event? {
+                    ExecEvent::Started { tag, .. } => {
+                        started = true;
+                        self.tag = self.tag.take().or(tag);
+                    }
+                    ExecEvent::Stdout(bytes) => output::write_stdout(&bytes)?,
+                    ExecEvent::Stderr(bytes) => output::write_stderr(&bytes)?,
+                    ExecEvent::Gap(bytes) => output::hint(&format!("[{bytes} bytes of output were lost]")),
+                    ExecEvent::Exit(code) => return Ok(Ended::Exit(code)),
+                    ExecEvent::Error(error) if started => return Err(refused(error)),
+                    ExecEvent::Error(error) => return Ok(Ended::NotStarted(error)),
+                },
+                bytes = reading, if started => {
+                    let bytes = bytes.context("standard input cannot be read")?;
+                    if bytes.is_empty() {
+                        self.input = None;
+                        self.stream.close_input().await?;
+                    } else {
+                        self.stream.input(&bytes).await?;
+                    }
+                }
+                () = stop.cancelled() => {
+                    self.stream.stop().await?;
+                    return Err(Interrupted.into());
+                }
+            }
         }
     }
-    match ended.exit_code {
-        0 => Ok(()),
-        code => Err(ProgramEnded(code).into()),
+}
+
+async fn reconnect(
+    client: &Client,
+    id: &str,
+    tag: &str,
+    offset: u64,
+    stop: &CancellationToken,
+) -> Result<ExecStream> {
+    output::hint("the connection was lost, reconnecting");
+    let until = Instant::now() + TRY_FOR;
+    loop {
+        match client.exec_reattach(id, tag, offset).await {
+            Ok(stream) => return Ok(stream),
+            Err(error @ ClientError::Refused(_)) => return Err(error.into()),
+            Err(error) if Instant::now() > until => return Err(error.into()),
+            Err(_) if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() => return Err(Interrupted.into()),
+            Err(_) => {}
+        }
     }
 }

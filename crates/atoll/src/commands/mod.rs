@@ -5,21 +5,27 @@
 //!
 //! Deliberately absent: rules. What may be asked for is decided by the server, so that every client hears the same.
 
+mod completion;
 mod create;
 mod doctor;
 mod exec;
 mod get;
 mod list;
+mod processes;
 mod remove;
-pub(crate) mod run;
+mod run;
+mod shell;
 
+pub(crate) use completion::completion;
 pub(crate) use create::create;
 pub(crate) use doctor::doctor;
 pub(crate) use exec::exec;
 pub(crate) use get::get;
 pub(crate) use list::list;
+pub(crate) use processes::{kill, processes};
 pub(crate) use remove::remove;
 pub(crate) use run::run;
+pub(crate) use shell::shell;
 
 use std::collections::BTreeMap;
 

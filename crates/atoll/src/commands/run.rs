@@ -6,15 +6,17 @@
 //!
 //! Deliberately absent: any way into a sandbox that the API does not offer.
 
+use std::time::Instant;
+
 use anyhow::{Result, bail};
-use atoll_api::{ExecRequest, ExecResponse, Sandbox};
+use atoll_api::{ExecRequest, Sandbox};
 use atoll_client::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::create::{duration, tell_phases};
-use super::exec::{command, pass_on};
+use super::exec::{as_program, command, follow, pass_on};
 use super::request;
-use crate::args::{Global, RunArgs};
+use crate::args::{Global, Output, RunArgs};
 use crate::failure::Interrupted;
 use crate::settings::{Given, Settings};
 use crate::up::on_signal;
@@ -24,8 +26,7 @@ use crate::{connect, one_shot, output};
 pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Result<()> {
     let stop = on_signal()?;
     if let Some(client) = connect::client_if_running(global, given)? {
-        let ended = in_sandbox(&client, global, args, stop.token()).await?;
-        return pass_on(&ended, global.output);
+        return in_sandbox(&client, global, args, stop.token()).await;
     }
     if args.keep {
         bail!("--keep needs a running Atoll: start one with `atoll up`");
@@ -37,7 +38,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Resul
         Err(error) => Err(error),
     };
     instance.stop().await;
-    pass_on(&ended?, global.output)
+    ended
 }
 
 async fn in_sandbox(
@@ -45,35 +46,46 @@ async fn in_sandbox(
     global: &Global,
     args: &RunArgs,
     stop: &CancellationToken,
-) -> Result<ExecResponse> {
+) -> Result<()> {
     // Not given up at an interrupt: only the answer names what has to be destroyed.
     let sandbox = client.create(&request(&args.shape, None)?).await?;
     if !global.quiet {
         tell_phases(&sandbox);
     }
-    let ran = stop.run_until_cancelled(program(client, global, args, &sandbox)).await;
-    let ended = ran.unwrap_or_else(|| Err(Interrupted.into()));
+    let ended = program(client, global, args, &sandbox, stop).await;
     if args.keep && !stop.is_cancelled() {
         output::hint(&sandbox.id);
-    } else {
-        let destroyed = client.destroy(&sandbox.id).await;
-        // The program's own failure is the news; this one would hide it.
-        if ended.is_ok() {
-            destroyed?;
-        } else if let Err(error) = destroyed {
-            output::hint(&format!("warning: {} could not be destroyed: {error}", sandbox.id));
-        }
+        return ended;
     }
-    ended
+    let destroyed = client.destroy(&sandbox.id).await;
+    // The program's own failure is the news; this one would hide it.
+    if let (Err(_), Err(error)) = (&ended, &destroyed) {
+        output::hint(&format!("warning: {} could not be destroyed: {error}", sandbox.id));
+    }
+    ended?;
+    Ok(destroyed?)
 }
 
-async fn program(client: &Client, global: &Global, args: &RunArgs, sandbox: &Sandbox) -> Result<ExecResponse> {
+async fn program(
+    client: &Client,
+    global: &Global,
+    args: &RunArgs,
+    sandbox: &Sandbox,
+    stop: &CancellationToken,
+) -> Result<()> {
+    if stop.is_cancelled() {
+        return Err(Interrupted.into());
+    }
     let request = ExecRequest { timeout_sec: args.timeout, ..command(&args.command) };
-    let ended = client.exec(&sandbox.id, &request).await?;
+    let started = Instant::now();
+    if global.output == Output::Json {
+        let ended = stop.run_until_cancelled(client.exec(&sandbox.id, &request)).await;
+        return pass_on(&ended.ok_or(Interrupted)??, global.output);
+    }
+    let code = follow(client, &sandbox.id, &request, false, stop).await?;
     if !global.quiet {
-        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
-        let ms = ended.duration_ms as f64;
+        let ms = started.elapsed().as_secs_f64() * 1000.0;
         output::hint(&format!("{}: exec {}", sandbox.id, duration(ms)));
     }
-    Ok(ended)
+    as_program(code)
 }

@@ -66,15 +66,15 @@ impl Instance {
         if !nix::unistd::geteuid().is_root() {
             return Err(StartError::NeedsRoot.into());
         }
-        if !embedded::complete() {
-            return Err(StartError::Incomplete.into());
-        }
         let (data, lock) = DataDir::open(&parts.data)?;
         let listener = match parts.listen {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
         need_qemu(Path::new(atoll_keeper::tree::PROGRAM))?;
+        if !embedded::complete() {
+            return Err(StartError::Incomplete.into());
+        }
         let store = Store::open_sqlite(&parts.data.join("atoll.db")).await.context("the database cannot be opened")?;
         let config = HostConfig {
             data: parts.data.clone(),

@@ -11,9 +11,14 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+/// What says at `info` what is of no use to anybody.
+const QUIETER: &str = "sea_orm_migration=warn";
+
 /// Starts logging; `filter` is a level or a list such as `info,atoll_host=debug`.
 pub(crate) fn start(filter: &str, json: bool, bars: &MultiProgress) -> Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log `{filter}` is not a level or a filter"))?;
+    // What comes later wins.
+    let filter = EnvFilter::try_new(format!("{QUIETER},{filter}"))
+        .with_context(|| format!("--log `{filter}` is not a level or a filter"))?;
     let colour = crate::output::colour_on_stderr();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Above(bars.clone())).with_ansi(colour);
     let done = if json { builder.json().try_init() } else { builder.try_init() };

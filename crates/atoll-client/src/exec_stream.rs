@@ -1,0 +1,141 @@
+//! Following a program: its output as it comes, its input as it is there.
+//!
+//! How it works: one WebSocket; every piece of output carries its offset, so that a reader whose connection was lost comes back by tag
+//! and offset without losing a byte. Losing the connection does not end the program.
+//!
+//! Deliberately absent: reconnecting by itself. Who follows decides how long to try.
+
+use atoll_api::{Encoding, ExecClientFrame, Output, PREFIX, StreamError, StreamFrame, StreamStart};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use crate::socket::{Incoming, Socket};
+use crate::{Client, ClientError};
+
+/// What a followed program did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    /// It runs.
+    Started {
+        /// Its pid in the guest.
+        pid: u32,
+        /// Finds it again.
+        tag: Option<String>,
+    },
+    /// It wrote to standard output.
+    Stdout(Bytes),
+    /// It wrote to standard error.
+    Stderr(Bytes),
+    /// Output that is not kept any more.
+    Gap(u64),
+    /// It ended with this code.
+    Exit(i32),
+    /// The stream cannot go on.
+    Error(StreamError),
+}
+
+/// A program that is being followed.
+#[derive(Debug)]
+pub struct ExecStream {
+    socket: Socket,
+    offset: u64,
+}
+
+impl Client {
+    /// Starts a program and follows it.
+    ///
+    /// # Errors
+    /// Not running, refused. What is wrong with the program comes as an event.
+    pub async fn exec_stream(&self, id: &str, start: StreamStart) -> Result<ExecStream, ClientError> {
+        let url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "exec", "stream"]);
+        let mut socket = self.socket(url).await?;
+        socket.send(&ExecClientFrame::Start(start)).await?;
+        Ok(ExecStream { socket, offset: 0 })
+    }
+
+    /// Comes back to a program, from a byte of its output on.
+    ///
+    /// # Errors
+    /// Not running, no such program.
+    pub async fn exec_reattach(&self, id: &str, tag: &str, offset: u64) -> Result<ExecStream, ClientError> {
+        let mut url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "exec", "stream"]);
+        url.query_pairs_mut().append_pair("tag", tag).append_pair("offset", &offset.to_string());
+        Ok(ExecStream { socket: self.socket(url).await?, offset })
+    }
+}
+
+impl ExecStream {
+    /// What it did next; nothing after its end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
+        let frame = match self.socket.next::<StreamFrame>().await? {
+            Incoming::Frame(frame) => frame,
+            Incoming::Bytes(_) | Incoming::Closed => return Err(self.socket.cut()),
+        };
+        Ok(match frame {
+            StreamFrame::Start { pid, tag, offset } => {
+                self.offset = self.offset.max(offset);
+                ExecEvent::Started { pid, tag }
+            }
+            StreamFrame::Stdout(output) => ExecEvent::Stdout(self.take(&output)?),
+            StreamFrame::Stderr(output) => ExecEvent::Stderr(self.take(&output)?),
+            StreamFrame::Gap { bytes, offset } => {
+                self.offset = offset + bytes;
+                ExecEvent::Gap(bytes)
+            }
+            StreamFrame::Exit { exit_code, .. } => ExecEvent::Exit(exit_code),
+            StreamFrame::Error(error) => ExecEvent::Error(error),
+        })
+    }
+
+    /// How much of its output was taken.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn take(&mut self, output: &Output) -> Result<Bytes, ClientError> {
+        let bytes = decode(&output.data, output.encoding).ok_or_else(|| self.socket.cut())?;
+        self.offset = output.offset + bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Feeds its standard input.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
+        let frame = ExecClientFrame::Stdin { data: STANDARD.encode(bytes), encoding: Encoding::Base64 };
+        self.socket.send(&frame).await
+    }
+
+    /// Closes its standard input.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn close_input(&mut self) -> Result<(), ClientError> {
+        self.socket.send(&ExecClientFrame::CloseStdin).await
+    }
+
+    /// Kills it, with its process group.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn stop(&mut self) -> Result<(), ClientError> {
+        self.socket.send(&ExecClientFrame::Stop).await
+    }
+
+    /// Stops following; the program lives on.
+    pub async fn close(mut self) {
+        self.socket.close().await;
+    }
+}
+
+pub(crate) fn decode(data: &str, encoding: Encoding) -> Option<Bytes> {
+    match encoding {
+        Encoding::Utf8 => Some(Bytes::copy_from_slice(data.as_bytes())),
+        Encoding::Base64 => STANDARD.decode(data).ok().map(Bytes::from),
+    }
+}
