@@ -7,12 +7,13 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use atoll_api::ReadFileRequest;
+use atoll_api::{EntryResponse, FileEntry, PathRequest, ReadFileRequest};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 
+use crate::client::QUICK;
 use crate::{Client, ClientError};
 
 /// A transfer takes as long as its bytes do; this only ends one that is forgotten.
@@ -22,6 +23,16 @@ const TRANSFER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub type Download = Pin<Box<dyn Stream<Item = Result<Bytes, ClientError>> + Send>>;
 
 impl Client {
+    /// What is at a path.
+    ///
+    /// # Errors
+    /// Not running, nothing there.
+    pub async fn stat(&self, id: &str, path: &str) -> Result<FileEntry, ClientError> {
+        let request = PathRequest { path: path.to_owned() };
+        let answer: EntryResponse = self.post(&["sandboxes", id, "files", "stat"], &request, QUICK).await?;
+        Ok(answer.entry)
+    }
+
     /// Writes a file, making its parents.
     ///
     /// # Errors
@@ -30,7 +41,7 @@ impl Client {
         &self,
         id: &str,
         path: &str,
-        body: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + 'static,
+        body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), ClientError> {
         let part = Part::stream(reqwest::Body::wrap_stream(body)).file_name("file");
         let form = Form::new().text("path", path.to_owned()).part("file", part);

@@ -38,7 +38,7 @@ pub(crate) struct Global {
     /// Address of an Atoll, with its API key in ATOLL_API_KEY [env: ATOLL_URL]
     #[arg(long, global = true, value_name = "URL", conflicts_with = "data")]
     pub(crate) url: Option<String>,
-    /// Output: a table for people, or the API's own JSON
+    /// Output: a table for people, the API's own JSON, or names only
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
     /// No progress, no hints
@@ -49,11 +49,10 @@ pub(crate) struct Global {
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// Columns.
+    // Not documentation: with a sentence per value clap stretches every help over two screens.
+    // Columns; one JSON document; ids only, one a line.
     Table,
-    /// One JSON document.
     Json,
-    /// Ids only, one a line.
     Name,
 }
 
@@ -77,6 +76,8 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     /// Open a shell on a terminal in a running sandbox
     Shell(ShellArgs),
+    /// Copy files and folders into a sandbox or out of it
+    Cp(CopyArgs),
     /// List the processes that were started in a sandbox and run
     Ps(IdArgs),
     /// Send a signal to a process in a sandbox
@@ -257,6 +258,24 @@ pub(crate) struct ShellArgs {
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }
+
+/// `atoll cp`
+#[derive(Debug, Args)]
+#[command(after_help = COPY_EXAMPLES)]
+pub(crate) struct CopyArgs {
+    /// A path here, `ID:PATH` in a sandbox, or `-` for standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) source: String,
+    /// A path here, `ID:PATH` in a sandbox, or `-` for standard output
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) target: String,
+}
+
+const COPY_EXAMPLES: &str = "\
+Examples:
+  atoll cp data.csv sb1x:/root/          into a directory, under its own name
+  atoll cp sb1x:/root/results ./         a folder with all that is in it
+  atoll cp sb1x:/etc/os-release -        to standard output";
 
 /// `atoll kill`
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: business rules.
 
+mod archive;
 mod args;
 mod commands;
 mod connect;
@@ -64,6 +65,7 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Rm(args) => commands::remove(&client()?, global, &args).await,
         Command::Exec(args) => commands::exec(&client()?, global, &args).await,
         Command::Shell(args) => commands::shell(&client()?, global, &args).await,
+        Command::Cp(args) => commands::copy(&client()?, global, &args).await,
         Command::Ps(args) => commands::processes(&client()?, global, &args).await,
         Command::Kill(args) => commands::kill(&client()?, &args).await,
         Command::Doctor(args) => commands::doctor(global, args, given).await,

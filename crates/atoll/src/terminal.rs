@@ -68,14 +68,11 @@ pub(crate) enum Input {
 impl Input {
     /// Opens standard input.
     pub(crate) fn stdin() -> io::Result<Self> {
-        let fd = io::stdin().as_fd().try_clone_to_owned()?;
-        match AsyncFd::try_with_interest(fd, Interest::READABLE) {
-            Ok(fd) => Ok(Self::Waiting(fd)),
-            Err(refused) => {
-                // The kernel offers no waiting for regular files.
-                let (fd, _) = refused.into_parts();
-                Ok(Self::File(tokio::fs::File::from_std(File::from(fd))))
-            }
+        let fd = || io::stdin().as_fd().try_clone_to_owned();
+        match waiting(fd()?) {
+            Ok(waiting) => Ok(Self::Waiting(waiting)),
+            // The kernel offers no waiting for regular files.
+            Err(_) => Ok(Self::File(tokio::fs::File::from_std(File::from(fd()?)))),
         }
     }
 
@@ -100,6 +97,12 @@ impl Input {
     }
 }
 
+/// Lets the runtime wait for a descriptor.
+#[expect(deprecated, reason = "an owned descriptor keeps the contract of the new call, which is unsafe for others' sake")]
+fn waiting(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +110,7 @@ mod tests {
     #[tokio::test]
     async fn input_that_came_in_one_piece_is_read_in_several_and_its_end_is_seen() {
         let (reader, writer) = io::pipe().unwrap();
-        let mut input = Input::Waiting(AsyncFd::with_interest(reader.into(), Interest::READABLE).unwrap());
+        let mut input = Input::Waiting(waiting(reader.into()).unwrap());
         let sent = vec![7; 50_000];
         let bytes = sent.clone();
         let sender = std::thread::spawn(move || io::Write::write_all(&mut &writer, &bytes).unwrap());

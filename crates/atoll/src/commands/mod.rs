@@ -6,6 +6,7 @@
 //! Deliberately absent: rules. What may be asked for is decided by the server, so that every client hears the same.
 
 mod completion;
+mod copy;
 mod create;
 mod doctor;
 mod exec;
@@ -17,6 +18,7 @@ mod run;
 mod shell;
 
 pub(crate) use completion::completion;
+pub(crate) use copy::copy;
 pub(crate) use create::create;
 pub(crate) use doctor::doctor;
 pub(crate) use exec::exec;
