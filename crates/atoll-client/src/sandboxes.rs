@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use atoll_api::{CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, ProcessList, Sandbox};
+use atoll_api::{
+    CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, ProcessList, Sandbox,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;

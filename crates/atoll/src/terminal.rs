@@ -98,7 +98,10 @@ impl Input {
 }
 
 /// Lets the runtime wait for a descriptor.
-#[expect(deprecated, reason = "an owned descriptor keeps the contract of the new call, which is unsafe for others' sake")]
+#[expect(
+    deprecated,
+    reason = "an owned descriptor keeps the contract of the new call, which is unsafe for others' sake"
+)]
 fn waiting(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }

@@ -152,14 +152,21 @@ fn number(field: &[u8]) -> Result<u64, ArchiveError> {
         let high_is_empty = high.iter().enumerate().all(|(at, byte)| *byte == if at == 0 { 0x80 } else { 0 });
         let value = low.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
         // A negative time (before 1970) counts as none.
-        return if high_is_empty { Ok(value) } else if field[0] == 0xff { Ok(0) } else { Err(bad) };
+        return if high_is_empty {
+            Ok(value)
+        } else if field[0] == 0xff {
+            Ok(0)
+        } else {
+            Err(bad)
+        };
     }
     let mut digits = field.iter().skip_while(|byte| **byte == b' ').take_while(|byte| !matches!(**byte, 0 | b' '));
-    digits.try_fold(0_u64, |value, byte| match byte {
-        b'0'..=b'7' => value.checked_mul(8).map(|value| value + u64::from(byte - b'0')),
-        _ => None,
-    })
-    .ok_or(bad)
+    digits
+        .try_fold(0_u64, |value, byte| match byte {
+            b'0'..=b'7' => value.checked_mul(8).map(|value| value + u64::from(byte - b'0')),
+            _ => None,
+        })
+        .ok_or(bad)
 }
 
 #[cfg(test)]

@@ -160,8 +160,7 @@ async fn target_there(client: &Client, id: &str, path: &str, name: Option<&OsStr
 
 async fn upload_folder(client: &Client, id: &str, local: PathBuf, target: &str, bar: &ProgressBar) -> Result<()> {
     let (sender, mut pieces) = mpsc::channel::<Piece>(AHEAD);
-    let packing =
-        tokio::task::spawn_blocking(move || pack(&local, &mut |piece| sender.blocking_send(piece).is_ok()));
+    let packing = tokio::task::spawn_blocking(move || pack(&local, &mut |piece| sender.blocking_send(piece).is_ok()));
     // The folder may be new, and so may be those above it.
     let script = "mkdir -p -- \"$1\" && exec tar -xpf - -C \"$1\"";
     let mut tar = Tar::start(client, id, sh(script, target), true).await?;
@@ -273,7 +272,8 @@ async fn download_file(client: &Client, id: &str, path: &str, into: &Path, mode:
     let failed = || format!("cannot write {}", into.display());
     let mut bytes = client.read_file(id, path).await?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode & 0o777);
-    let mut file = tempfile::Builder::new().prefix(".atoll-").permissions(permissions).tempfile_in(parent).with_context(failed)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".atoll-").permissions(permissions).tempfile_in(parent).with_context(failed)?;
     while let Some(piece) = bytes.next().await {
         let piece = piece?;
         file.write_all(&piece).with_context(failed)?;

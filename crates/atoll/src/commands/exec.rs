@@ -170,13 +170,7 @@ impl Followed {
     }
 }
 
-async fn reconnect(
-    client: &Client,
-    id: &str,
-    tag: &str,
-    offset: u64,
-    stop: &CancellationToken,
-) -> Result<ExecStream> {
+async fn reconnect(client: &Client, id: &str, tag: &str, offset: u64, stop: &CancellationToken) -> Result<ExecStream> {
     output::hint("the connection was lost, reconnecting");
     let until = Instant::now() + TRY_FOR;
     loop {

@@ -50,7 +50,8 @@ mod tests {
             args: args.iter().map(|a| (*a).to_owned()).collect(),
             cwd: None,
         };
-        let shown = render(&[process(7, Some("proc-1"), "sleep", &["60"]), process(19, None, "a\n\u{1b}[2J", &[])], true);
+        let shown =
+            render(&[process(7, Some("proc-1"), "sleep", &["60"]), process(19, None, "a\n\u{1b}[2J", &[])], true);
         insta::assert_snapshot!(shown, @r"
         PID  TAG     COMMAND
         7    proc-1  sleep 60

@@ -41,12 +41,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Resul
     ended
 }
 
-async fn in_sandbox(
-    client: &Client,
-    global: &Global,
-    args: &RunArgs,
-    stop: &CancellationToken,
-) -> Result<()> {
+async fn in_sandbox(client: &Client, global: &Global, args: &RunArgs, stop: &CancellationToken) -> Result<()> {
     // Not given up at an interrupt: only the answer names what has to be destroyed.
     let sandbox = client.create(&request(&args.shape, None)?).await?;
     if !global.quiet {

@@ -53,12 +53,7 @@ fn need_terminal(what: &str) -> Result<(), Refusal> {
     Err(Refusal::Usage(format!("`{what}` needs a terminal on standard input; use `atoll exec -i` to pass input on")))
 }
 
-fn start(
-    command: &[String],
-    env: &[String],
-    cwd: Option<&String>,
-    user: Option<&String>,
-) -> Result<PtyStart, Refusal> {
+fn start(command: &[String], env: &[String], cwd: Option<&String>, user: Option<&String>) -> Result<PtyStart, Refusal> {
     let mut envs = variables(env)?.unwrap_or_default();
     for name in PASSED_ON {
         if let Ok(value) = std::env::var(name) {
@@ -67,7 +62,8 @@ fn start(
     }
     let (cols, rows) = size().unwrap_or(DEFAULT_SIZE);
     let mut words = command.iter().cloned();
-    let mut start = PtyStart { cols, rows, envs: Some(envs), cwd: cwd.cloned(), user: user.cloned(), ..PtyStart::default() };
+    let mut start =
+        PtyStart { cols, rows, envs: Some(envs), cwd: cwd.cloned(), user: user.cloned(), ..PtyStart::default() };
     if let Some(program) = words.next() {
         start.cmd = program;
         start.args = words.collect();

@@ -76,7 +76,8 @@ fn something_else_that_listens_is_told_from_an_atoll() {
 #[test]
 fn wrong_use_is_2_and_names_what_is_right() {
     let dir = tempfile::tempdir().unwrap();
-    for arguments in [&["nosuch"][..], &["rm"], &["exec", "sb1"], &["rm", "--all"], &["ls", "--url", "u", "--data", "d"]]
+    for arguments in
+        [&["nosuch"][..], &["rm"], &["exec", "sb1"], &["rm", "--all"], &["ls", "--url", "u", "--data", "d"]]
     {
         let ended = run(dir.path(), arguments);
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
@@ -151,7 +152,8 @@ fn without_qemu_it_says_what_to_install() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     // In a mount namespace of its own QEMU's program is something that is no file.
-    let script = "mount --bind /dev/null /usr/bin/qemu-system-x86_64 && exec \"$0\" up --data \"$1\" --listen 127.0.0.1:0";
+    let script =
+        "mount --bind /dev/null /usr/bin/qemu-system-x86_64 && exec \"$0\" up --data \"$1\" --listen 127.0.0.1:0";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", script]).arg(binary()).arg(&data);
     let ended = ended(&command.output().unwrap());
