@@ -11,6 +11,7 @@ pub mod actor;
 pub mod admission;
 pub mod audit;
 pub mod golden;
+pub mod happening;
 pub mod host;
 pub mod ids;
 pub mod metrics;

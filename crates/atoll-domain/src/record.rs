@@ -7,6 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
+use crate::objects::ObjectId;
+use crate::ttl::Lifetime;
 use crate::{HostId, Incarnation, KeyId, Network, Role, SandboxId, SandboxStatus, Shape, TeamId, UserId};
 
 /// A sandbox.
@@ -30,8 +34,10 @@ pub struct Sandbox {
     pub shape: Shape,
     /// What it may reach.
     pub network: Network,
-    /// Idle timeout in seconds; 0 for none.
-    pub timeout_sec: u32,
+    /// How long it may live without being asked for.
+    pub lifetime: Lifetime,
+    /// What is kept of it, while it is paused.
+    pub paused: Option<Paused>,
     /// Labels of its owner.
     pub metadata: BTreeMap<String, String>,
     /// The guest's own address, while it runs.
@@ -46,6 +52,68 @@ pub struct Sandbox {
     pub last_active_at: Option<i64>,
     /// When this record changed last.
     pub last_updated: i64,
+}
+
+/// What is kept of a paused sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paused {
+    /// When it was paused, in microseconds since 1970.
+    pub at: i64,
+    /// The generation on its host; none if the disk alone was kept.
+    pub generation: Option<String>,
+    /// Whether its agent had frozen user code: only then may it be copied.
+    pub quiesced: bool,
+    /// Bytes that the pause wrote.
+    pub bytes: u64,
+}
+
+/// What kind of template it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TemplateKind {
+    /// A disk.
+    Base,
+    /// A disk with memory.
+    Snapshot,
+}
+
+impl TemplateKind {
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Snapshot => "snapshot",
+        }
+    }
+
+    /// Reads a wire name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Base, Self::Snapshot].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A template that a team made of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its id; a name that is used again gets a new one.
+    pub id: String,
+    /// Whose it is.
+    pub team: TeamId,
+    /// Where its files are.
+    pub host: HostId,
+    /// Its name in the team.
+    pub name: String,
+    /// A disk, or a disk with memory.
+    pub kind: TemplateKind,
+    /// The size that a sandbox made from it has.
+    pub shape: Shape,
+    /// Allocated bytes.
+    pub size_bytes: u64,
+    /// The objects that it holds.
+    pub objects: Vec<ObjectId>,
+    /// When it was made, in microseconds since 1970.
+    pub created_at: i64,
+    /// Since when it is on the way out.
+    pub removed_at: Option<i64>,
 }
 
 /// An API key, without its secret.

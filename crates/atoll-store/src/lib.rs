@@ -11,11 +11,14 @@ mod audit;
 mod db;
 mod error;
 mod events;
+mod happenings;
+mod metrics;
 mod migrations;
 mod operations;
 mod rows;
 mod sandboxes;
 mod step;
+mod templates;
 
 pub use accounts::NewKey;
 pub use audit::StoredAudit;

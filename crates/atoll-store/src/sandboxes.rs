@@ -1,7 +1,8 @@
 //! Sandboxes.
 
 use atoll_domain::host::SandboxFacts;
-use atoll_domain::record::Sandbox;
+use atoll_domain::record::{Paused, Sandbox};
+use atoll_domain::ttl::{Lifetime, OnExpiry};
 use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
 use sea_orm::{QueryResult, Value};
 
@@ -42,7 +43,17 @@ fn read(row: &QueryResult) -> Result<Sandbox, StoreError> {
             disk_mb: unsigned(row, "disk_mb")?,
         },
         network: parse(row, "network", Network::parse)?,
-        timeout_sec: unsigned(row, "timeout_sec")?,
+        lifetime: Lifetime {
+            timeout_sec: unsigned(row, "timeout_sec")?,
+            end_at: get(row, "end_at")?,
+            on_expiry: parse(row, "on_expiry", OnExpiry::parse)?,
+            auto_resume: get(row, "auto_resume")?,
+            max_lifetime_sec: unsigned(row, "max_lifetime_sec")?,
+        },
+        paused: match get::<Option<String>>(row, "paused")? {
+            None => None,
+            Some(_) => Some(parse(row, "paused", |text| serde_json::from_str(text).ok())?),
+        },
         metadata: parse(row, "metadata", |text| serde_json::from_str(text).ok())?,
         guest_ip: get(row, "guest_ip")?,
         host_ip: get(row, "host_ip")?,
@@ -101,8 +112,8 @@ impl WriteTransaction {
     /// When the database fails.
     pub async fn insert_sandbox(&self, sandbox: &Sandbox) -> Result<(), StoreError> {
         let sql = "INSERT INTO sandboxes (id, team_id, host_id, template, status, incarnation, vcpus, memory_mb, disk_mb, \
-                   network, timeout_sec, metadata, created_at, last_updated) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+                   network, timeout_sec, metadata, created_at, last_updated, end_at, on_expiry, auto_resume, max_lifetime_sec) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
         let shape = sandbox.shape;
         let values = vec![
             sandbox.id.as_str().into(),
@@ -115,10 +126,14 @@ impl WriteTransaction {
             i64::from(shape.memory_mb).into(),
             i64::from(shape.disk_mb).into(),
             sandbox.network.as_str().into(),
-            i64::from(sandbox.timeout_sec).into(),
+            i64::from(sandbox.lifetime.timeout_sec).into(),
             serde_json::to_string(&sandbox.metadata).unwrap_or_else(|_| "{}".into()).into(),
             sandbox.created_at.into(),
             sandbox.last_updated.into(),
+            sandbox.lifetime.end_at.into(),
+            sandbox.lifetime.on_expiry.as_str().into(),
+            sandbox.lifetime.auto_resume.into(),
+            i64::from(sandbox.lifetime.max_lifetime_sec).into(),
         ];
         self.execute("insert a sandbox", sql, values).await.map(drop)
     }
@@ -149,13 +164,70 @@ impl WriteTransaction {
     ) -> Result<bool, StoreError> {
         let only_pending = if status == SandboxStatus::Error { " AND status = 'pending'" } else { "" };
         let sql = format!(
-            "UPDATE sandboxes SET status = $2, reason = $3, guest_ip = NULL, host_ip = NULL, last_updated = $4 \
+            "UPDATE sandboxes SET status = $2, reason = $3, paused = NULL, guest_ip = NULL, host_ip = NULL, last_updated = $4 \
              WHERE id = $1 AND incarnation <= $5 AND status NOT IN ('stopped', 'error'){only_pending}"
         );
         let reason: Value = reason.chars().take(500).collect::<String>().into();
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let values = vec![id.as_str().into(), status.as_str().into(), reason, at.into(), incarnation.into()];
         Ok(self.execute("mark a sandbox over", &sql, values).await? == 1)
+    }
+
+    /// Takes new limits over; answers false when the sandbox is over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: &Lifetime, at: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET timeout_sec = $2, end_at = $3, on_expiry = $4, auto_resume = $5, \
+                   max_lifetime_sec = $6, last_updated = $7 WHERE id = $1 AND status NOT IN ('stopped', 'error')";
+        let values = vec![
+            id.as_str().into(),
+            i64::from(lifetime.timeout_sec).into(),
+            lifetime.end_at.into(),
+            lifetime.on_expiry.as_str().into(),
+            lifetime.auto_resume.into(),
+            i64::from(lifetime.max_lifetime_sec).into(),
+            at.into(),
+        ];
+        Ok(self.execute("change a sandbox's limits", sql, values).await? == 1)
+    }
+
+    /// Notes that a running (or missing) sandbox is paused; answers false when it is neither, or is in a later life.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_paused(
+        &self,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        paused: &Paused,
+        at: i64,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET status = 'paused', paused = $2, guest_ip = NULL, host_ip = NULL, last_updated = $3 \
+                   WHERE id = $1 AND incarnation = $4 AND status IN ('running', 'missing')";
+        let kept = serde_json::to_string(paused).unwrap_or_else(|_| "null".into());
+        let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
+        let values = vec![id.as_str().into(), kept.into(), at.into(), incarnation.into()];
+        Ok(self.execute("mark a sandbox paused", sql, values).await? == 1)
+    }
+
+    /// Notes that a paused sandbox runs again, in the life that its host says; answers false when it is not paused, or was resumed
+    /// before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn mark_resumed(&self, facts: &SandboxFacts, at: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET status = 'running', reason = NULL, paused = NULL, incarnation = $5, guest_ip = $2, \
+                   host_ip = $3, last_active_at = $4, last_updated = $4 \
+                   WHERE id = $1 AND status = 'paused' AND incarnation < $5";
+        let values = vec![
+            facts.id.as_str().into(),
+            facts.guest_ip.clone().into(),
+            facts.host_ip.clone().into(),
+            at.into(),
+            i64::try_from(facts.incarnation.0).unwrap_or(i64::MAX).into(),
+        ];
+        Ok(self.execute("mark a sandbox resumed", sql, values).await? == 1)
     }
 
     /// Notes when a sandbox was used last; never backwards.

@@ -29,7 +29,7 @@ pub(crate) fn sandbox(sandbox: record::Sandbox, facts: Option<SandboxFacts>) -> 
         vcpus: sandbox.shape.vcpus,
         memory_mb: sandbox.shape.memory_mb,
         disk_mb: sandbox.shape.disk_mb,
-        timeout_sec: sandbox.timeout_sec,
+        timeout_sec: sandbox.lifetime.timeout_sec,
         network: match sandbox.network {
             atoll_domain::Network::None => Network::None,
             atoll_domain::Network::Internet => Network::Internet,

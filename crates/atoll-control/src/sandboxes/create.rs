@@ -13,6 +13,7 @@ use atoll_domain::admission::admit;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
 use atoll_domain::record::Sandbox;
+use atoll_domain::ttl::Lifetime;
 use atoll_domain::validate::{self, HostLimits};
 use atoll_domain::{Incarnation, Invalid, Principal, SandboxId, SandboxStatus};
 use atoll_store::{OperationKind, Step};
@@ -93,7 +94,8 @@ impl Control {
             incarnation: Incarnation::FIRST,
             shape,
             network,
-            timeout_sec,
+            lifetime: Lifetime { timeout_sec, ..Lifetime::default() },
+            paused: None,
             metadata: input.metadata.clone(),
             guest_ip: None,
             host_ip: None,

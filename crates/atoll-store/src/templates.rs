@@ -1,0 +1,123 @@
+//! Templates that teams made of their sandboxes.
+//!
+//! How it works: a name belongs to a team and stands for one template at a time. An overwrite inserts the new row and marks the old one
+//! as on the way out in one transaction; a row that is on the way out keeps its objects until its host says that its references are
+//! dropped, and only then goes.
+//!
+//! Deliberately absent: the platform's base templates; they are images, known to hosts.
+
+use atoll_domain::objects::ObjectId;
+use atoll_domain::record::{Template, TemplateKind};
+use atoll_domain::{Shape, TeamId};
+use sea_orm::QueryResult;
+
+use crate::rows::{get, parse, unsigned};
+use crate::{Store, StoreError, WriteTransaction};
+
+fn read(row: &QueryResult) -> Result<Template, StoreError> {
+    let size: i64 = get(row, "size_bytes")?;
+    let objects: Vec<String> = parse(row, "objects", |text| serde_json::from_str(text).ok())?;
+    Ok(Template {
+        id: get(row, "id")?,
+        team: parse(row, "team_id", |t| t.parse().ok())?,
+        host: parse(row, "host_id", |t| t.parse().ok())?,
+        name: get(row, "name")?,
+        kind: parse(row, "kind", TemplateKind::parse)?,
+        shape: Shape {
+            vcpus: unsigned(row, "vcpus")?,
+            memory_mb: unsigned(row, "memory_mb")?,
+            disk_mb: unsigned(row, "disk_mb")?,
+        },
+        size_bytes: size.unsigned_abs(),
+        objects: objects.into_iter().map(ObjectId).collect(),
+        created_at: get(row, "created_at")?,
+        removed_at: get(row, "removed_at")?,
+    })
+}
+
+impl Store {
+    /// The template of a team that a name stands for now.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn template(&self, team: &TeamId, name: &str) -> Result<Option<Template>, StoreError> {
+        let sql = "SELECT * FROM templates WHERE team_id = $1 AND name = $2 AND removed_at IS NULL";
+        let row = self.row("read a template", sql, vec![team.as_str().into(), name.into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// A team's templates, the newest first; of one kind if it is named.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn templates(&self, team: &TeamId, kind: Option<TemplateKind>) -> Result<Vec<Template>, StoreError> {
+        let sql = "SELECT * FROM templates WHERE team_id = $1 AND removed_at IS NULL AND ($2 = '' OR kind = $2) \
+                   ORDER BY created_at DESC, id DESC";
+        let kind = kind.map_or("", TemplateKind::as_str);
+        let rows = self.rows("list templates", sql, vec![team.as_str().into(), kind.into()]).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Templates whose files are to go.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn templates_on_the_way_out(&self) -> Result<Vec<Template>, StoreError> {
+        let sql = "SELECT * FROM templates WHERE removed_at IS NOT NULL ORDER BY removed_at, id";
+        let rows = self.rows("read removed templates", sql, vec![]).await?;
+        rows.iter().map(read).collect()
+    }
+}
+
+impl WriteTransaction {
+    /// Keeps a new template.
+    ///
+    /// # Errors
+    /// When the database fails, or the name stands for another.
+    pub async fn insert_template(&self, template: &Template) -> Result<(), StoreError> {
+        let sql = "INSERT INTO templates (id, team_id, host_id, name, kind, vcpus, memory_mb, disk_mb, size_bytes, objects, \
+                   created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let objects: Vec<&str> = template.objects.iter().map(|object| object.0.as_str()).collect();
+        let values = vec![
+            template.id.as_str().into(),
+            template.team.as_str().into(),
+            template.host.as_str().into(),
+            template.name.as_str().into(),
+            template.kind.as_str().into(),
+            i64::from(template.shape.vcpus).into(),
+            i64::from(template.shape.memory_mb).into(),
+            i64::from(template.shape.disk_mb).into(),
+            i64::try_from(template.size_bytes).unwrap_or(i64::MAX).into(),
+            serde_json::to_string(&objects).unwrap_or_else(|_| "[]".into()).into(),
+            template.created_at.into(),
+        ];
+        self.execute("insert a template", sql, values).await.map(drop)
+    }
+
+    /// Puts a template on the way out: its name is free at once. Answers false when it was before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove_template(&self, id: &str, at: i64) -> Result<bool, StoreError> {
+        let sql = "UPDATE templates SET removed_at = $2 WHERE id = $1 AND removed_at IS NULL";
+        Ok(self.execute("remove a template", sql, vec![id.into(), at.into()]).await? == 1)
+    }
+
+    /// Gives a template that is on the way out its name back: its files could not be removed.
+    ///
+    /// # Errors
+    /// When the database fails, or the name stands for another meanwhile.
+    pub async fn keep_template(&self, id: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE templates SET removed_at = NULL WHERE id = $1 AND removed_at IS NOT NULL";
+        Ok(self.execute("keep a template", sql, vec![id.into()]).await? == 1)
+    }
+
+    /// Forgets a template that is on the way out: nothing of it is left.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_template(&self, id: &str) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM templates WHERE id = $1 AND removed_at IS NOT NULL";
+        Ok(self.execute("forget a template", sql, vec![id.into()]).await? == 1)
+    }
+}

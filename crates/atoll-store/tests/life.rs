@@ -1,0 +1,214 @@
+//! A sandbox's life in the database: limits, pause and resume, metric points, templates, what happened.
+
+use atoll_domain::happening::{Happening, HappeningKind};
+use atoll_domain::host::{HostSandboxState, SandboxFacts};
+use atoll_domain::metrics::{Joined, Point, Rings, Tier};
+use atoll_domain::objects::ObjectId;
+use atoll_domain::record::{Paused, Sandbox, Template, TemplateKind};
+use atoll_domain::ttl::{Lifetime, OnExpiry};
+use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
+use atoll_store::{Step, Store, WriteTransaction};
+use tempfile::TempDir;
+
+async fn open() -> (Store, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Store::open_sqlite(&dir.path().join("atoll.db")).await.unwrap(), dir)
+}
+
+async fn begin(store: &Store) -> WriteTransaction {
+    store.begin(Step::Uses).await.unwrap()
+}
+
+const SHAPE: Shape = Shape { vcpus: 2, memory_mb: 512, disk_mb: 5120 };
+
+fn team(n: u8) -> TeamId {
+    TeamId::from_random([n; 16])
+}
+
+fn sandbox() -> Sandbox {
+    Sandbox {
+        id: SandboxId::from_random([7; 16]),
+        team: team(1),
+        host: HostId::from_random([1; 16]),
+        template: "base".into(),
+        status: SandboxStatus::Pending,
+        reason: None,
+        incarnation: Incarnation::FIRST,
+        shape: SHAPE,
+        network: Network::Internet,
+        lifetime: Lifetime {
+            timeout_sec: 60,
+            end_at: Some(9),
+            on_expiry: OnExpiry::Destroy,
+            auto_resume: true,
+            max_lifetime_sec: 3600,
+        },
+        paused: None,
+        metadata: std::collections::BTreeMap::new(),
+        guest_ip: None,
+        host_ip: None,
+        created_at: 1,
+        started_at: None,
+        last_active_at: None,
+        last_updated: 1,
+    }
+}
+
+fn facts(of: &Sandbox, incarnation: u64) -> SandboxFacts {
+    SandboxFacts {
+        id: of.id.clone(),
+        incarnation: Incarnation(incarnation),
+        state: HostSandboxState::Running,
+        directory: "/nowhere".into(),
+        keeper_pid: None,
+        vmm_pid: None,
+        netns: None,
+        interface: None,
+        host_ip: Some("10.0.0.2".into()),
+        guest_ip: Some("172.16.0.2".into()),
+        uid: None,
+        phases: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn limits_are_kept_and_changed_until_it_is_over() {
+    let (store, _dir) = open().await;
+    let row = sandbox();
+    let tx = begin(&store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.sandbox(&row.id).await.unwrap(), Some(row.clone()));
+    let lifetime = Lifetime { timeout_sec: 5, ..Lifetime::default() };
+    let tx = begin(&store).await;
+    assert!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap());
+    assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 3).await.unwrap());
+    assert!(!tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(store.sandbox(&row.id).await.unwrap().unwrap().lifetime, lifetime);
+}
+
+#[tokio::test]
+async fn a_pause_counts_once_and_only_in_its_life() {
+    let (store, _dir) = open().await;
+    let row = sandbox();
+    let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096 };
+    let tx = begin(&store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 2).await.unwrap(), "it does not run yet");
+    assert!(tx.mark_running(&facts(&row, 1), 3).await.unwrap());
+    assert!(!tx.mark_paused(&row.id, Incarnation(2), &paused, 5).await.unwrap(), "another life");
+    assert!(tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 5).await.unwrap());
+    assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 6).await.unwrap(), "paused before");
+    tx.commit().await.unwrap();
+    let kept = store.sandbox(&row.id).await.unwrap().unwrap();
+    assert_eq!((kept.status, kept.paused.as_ref(), kept.host_ip), (SandboxStatus::Paused, Some(&paused), None));
+    let tx = begin(&store).await;
+    assert!(!tx.mark_resumed(&facts(&row, 1), 7).await.unwrap(), "the life that was paused");
+    assert!(tx.mark_resumed(&facts(&row, 2), 7).await.unwrap());
+    assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 8).await.unwrap(), "a late answer of the first life");
+    tx.commit().await.unwrap();
+    let kept = store.sandbox(&row.id).await.unwrap().unwrap();
+    assert_eq!((kept.status, kept.paused, kept.incarnation), (SandboxStatus::Running, None, Incarnation(2)));
+    assert_eq!(kept.shape.vcpus, 2, "the size survives a resume");
+}
+
+fn full_rings() -> Vec<Joined> {
+    let mut rings = Rings::default();
+    for n in 0..288_000_u64 {
+        rings.push(Point {
+            timestamp_ms: 1_800_000_000_000 + i64::try_from(n).unwrap() * 500,
+            cpu_pct: 12.5,
+            mem_bytes: n,
+            disk_bytes: u64::MAX,
+            guest_mem_bytes: n.is_multiple_of(2).then_some(n),
+            guest_disk_bytes: None,
+        });
+    }
+    rings.all()
+}
+
+#[tokio::test]
+async fn full_rings_are_flushed_whole_and_twice_is_once() {
+    let (store, _dir) = open().await;
+    let (id, points) = (sandbox().id, full_rings());
+    assert_eq!(points.len(), 1200 + 240 + 288);
+    let tx = begin(&store).await;
+    assert_eq!(tx.insert_metric_points(&id, &points).await.unwrap(), 1728, "no key stands for two points");
+    assert_eq!(tx.insert_metric_points(&id, &points).await.unwrap(), 0);
+    assert_eq!(tx.insert_metric_points(&id, &[]).await.unwrap(), 0);
+    tx.commit().await.unwrap();
+    for tier in Tier::ALL {
+        let expected: Vec<Point> = points.iter().filter(|j| j.tier == tier).map(|j| j.point).collect();
+        let read = store.metric_points(&id, tier).await.unwrap();
+        assert_eq!(read.len(), expected.len());
+        for (read, expected) in read.iter().zip(&expected) {
+            // Bytes beyond the database's range are the greatest that it has.
+            assert_eq!(*read, Point { disk_bytes: u64::try_from(i64::MAX).unwrap(), ..*expected });
+        }
+    }
+    let tx = begin(&store).await;
+    assert_eq!(tx.drop_fine_metric_points(&id).await.unwrap(), 1440);
+    tx.commit().await.unwrap();
+    assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
+    assert!(store.metric_points(&id, Tier::TenMinutes).await.unwrap().is_empty());
+}
+
+fn template(id: &str, owner: u8, name: &str) -> Template {
+    Template {
+        id: id.into(),
+        team: team(owner),
+        host: HostId::from_random([1; 16]),
+        name: name.into(),
+        kind: TemplateKind::Snapshot,
+        shape: SHAPE,
+        size_bytes: 10,
+        objects: vec![ObjectId("o1".into()), ObjectId("o2".into())],
+        created_at: 1,
+        removed_at: None,
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_one_template_of_a_team_and_an_overwrite_is_one_transaction() {
+    let (store, _dir) = open().await;
+    let tx = begin(&store).await;
+    tx.insert_template(&template("t1", 1, "web")).await.unwrap();
+    tx.insert_template(&template("t2", 2, "web")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(begin(&store).await.insert_template(&template("t3", 1, "web")).await.is_err(), "the name is taken");
+    let tx = begin(&store).await;
+    assert!(tx.remove_template("t1", 5).await.unwrap());
+    assert!(!tx.remove_template("t1", 6).await.unwrap());
+    tx.insert_template(&template("t3", 1, "web")).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.template(&team(1), "web").await.unwrap(), Some(template("t3", 1, "web")));
+    assert_eq!(store.template(&team(2), "web").await.unwrap().unwrap().id, "t2", "another team's is untouched");
+    let out = store.templates_on_the_way_out().await.unwrap();
+    assert_eq!(out.iter().map(|t| (t.id.as_str(), t.removed_at)).collect::<Vec<_>>(), [("t1", Some(5))]);
+    let tx = begin(&store).await;
+    assert!(tx.keep_template("t1").await.is_err(), "its name stands for another meanwhile");
+    drop(tx);
+    let tx = begin(&store).await;
+    assert!(!tx.forget_template("t3").await.unwrap(), "only what is on the way out is forgotten");
+    assert!(tx.forget_template("t1").await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(store.templates(&team(1), None).await.unwrap().len(), 1);
+    assert_eq!(store.templates(&team(1), Some(TemplateKind::Base)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_happened_is_read_newest_first() {
+    let (store, _dir) = open().await;
+    let id = sandbox().id;
+    let tx = begin(&store).await;
+    for kind in HappeningKind::ALL {
+        let reason = (kind == HappeningKind::Expired).then(|| "idle".to_owned());
+        tx.happened(&id, &Happening { at: 5, incarnation: Incarnation::FIRST, kind, reason }).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let read = store.happenings(&id, 100).await.unwrap();
+    let kinds: Vec<_> = read.iter().rev().map(|happening| happening.kind).collect();
+    assert_eq!(kinds, HappeningKind::ALL, "rows of one microsecond keep their order");
+    assert_eq!(store.happenings(&id, 3).await.unwrap().len(), 3);
+}
