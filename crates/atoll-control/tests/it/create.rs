@@ -13,7 +13,7 @@ async fn a_sandbox_runs_with_the_defaults_and_its_create_is_in_the_log() {
     let fixture = ControlBox::start().await;
     let sandbox = fixture.sandbox().await;
     assert_eq!(sandbox.status, SandboxStatus::Running);
-    assert_eq!((sandbox.template.as_str(), sandbox.timeout_sec), ("base", 0));
+    assert_eq!((sandbox.template.as_str(), sandbox.lifetime.timeout_sec), ("base", 0));
     assert_eq!((sandbox.shape.vcpus, sandbox.shape.memory_mb, sandbox.shape.disk_mb), (1, 512, 5120));
     assert!(sandbox.started_at > Some(sandbox.created_at));
     assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create"]);

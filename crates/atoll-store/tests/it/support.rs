@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::host::{HostSandboxState, SandboxFacts};
 use atoll_domain::record::{AuditEntry, Sandbox};
+use atoll_domain::ttl::Lifetime;
 use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
 use atoll_store::{Step, Store};
 use tempfile::TempDir;
@@ -40,7 +41,8 @@ pub(crate) fn sandbox(n: u128, created_at: i64) -> Sandbox {
         incarnation: Incarnation::FIRST,
         shape: Shape { vcpus: 2, memory_mb: 512, disk_mb: 5120 },
         network: Network::Internet,
-        timeout_sec: 60,
+        lifetime: Lifetime { timeout_sec: 60, ..Lifetime::default() },
+        paused: None,
         metadata: BTreeMap::from([("purpose".to_owned(), "t\u{e9}st".to_owned())]),
         guest_ip: None,
         host_ip: None,

@@ -1,19 +1,15 @@
 //! A sandbox's life in the database: limits, pause and resume, metric points, templates, what happened.
 
 use atoll_domain::happening::{Happening, HappeningKind};
-use atoll_domain::host::{HostSandboxState, SandboxFacts};
+use atoll_domain::host::SandboxFacts;
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::{Paused, Sandbox, Template, TemplateKind};
 use atoll_domain::ttl::{Lifetime, OnExpiry};
-use atoll_domain::{HostId, Incarnation, Network, SandboxId, SandboxStatus, Shape, TeamId};
+use atoll_domain::{HostId, Incarnation, SandboxStatus, Shape};
 use atoll_store::{Step, Store, WriteTransaction};
-use tempfile::TempDir;
 
-async fn open() -> (Store, TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    (Store::open_sqlite(&dir.path().join("atoll.db")).await.unwrap(), dir)
-}
+use crate::support::{self, open, team};
 
 async fn begin(store: &Store) -> WriteTransaction {
     store.begin(Step::Uses).await.unwrap()
@@ -21,66 +17,32 @@ async fn begin(store: &Store) -> WriteTransaction {
 
 const SHAPE: Shape = Shape { vcpus: 2, memory_mb: 512, disk_mb: 5120 };
 
-fn team(n: u8) -> TeamId {
-    TeamId::from_random([n; 16])
-}
-
 fn sandbox() -> Sandbox {
-    Sandbox {
-        id: SandboxId::from_random([7; 16]),
-        team: team(1),
-        host: HostId::from_random([1; 16]),
-        template: "base".into(),
-        status: SandboxStatus::Pending,
-        reason: None,
-        incarnation: Incarnation::FIRST,
-        shape: SHAPE,
-        network: Network::Internet,
-        lifetime: Lifetime {
-            timeout_sec: 60,
-            end_at: Some(9),
-            on_expiry: OnExpiry::Destroy,
-            auto_resume: true,
-            max_lifetime_sec: 3600,
-        },
-        paused: None,
-        metadata: std::collections::BTreeMap::new(),
-        guest_ip: None,
-        host_ip: None,
-        created_at: 1,
-        started_at: None,
-        last_active_at: None,
-        last_updated: 1,
-    }
+    let lifetime = Lifetime {
+        timeout_sec: 60,
+        end_at: Some(9),
+        on_expiry: OnExpiry::Destroy,
+        auto_resume: true,
+        max_lifetime_sec: 3600,
+    };
+    Sandbox { lifetime, ..support::sandbox(7, 1) }
 }
 
 fn facts(of: &Sandbox, incarnation: u64) -> SandboxFacts {
-    SandboxFacts {
-        id: of.id.clone(),
-        incarnation: Incarnation(incarnation),
-        state: HostSandboxState::Running,
-        directory: "/nowhere".into(),
-        keeper_pid: None,
-        vmm_pid: None,
-        netns: None,
-        interface: None,
-        host_ip: Some("10.0.0.2".into()),
-        guest_ip: Some("172.16.0.2".into()),
-        uid: None,
-        phases: Vec::new(),
-    }
+    SandboxFacts { incarnation: Incarnation(incarnation), ..support::facts(of) }
 }
 
 #[tokio::test]
 async fn limits_are_kept_and_changed_until_it_is_over() {
-    let (store, _dir) = open().await;
+    let db = open().await;
+    let store = &db.store;
     let row = sandbox();
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(store.sandbox(&row.id).await.unwrap(), Some(row.clone()));
     let lifetime = Lifetime { timeout_sec: 5, ..Lifetime::default() };
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap());
     assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 3).await.unwrap());
     assert!(!tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap());
@@ -90,10 +52,11 @@ async fn limits_are_kept_and_changed_until_it_is_over() {
 
 #[tokio::test]
 async fn a_pause_counts_once_and_only_in_its_life() {
-    let (store, _dir) = open().await;
+    let db = open().await;
+    let store = &db.store;
     let row = sandbox();
     let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096 };
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 2).await.unwrap(), "it does not run yet");
     assert!(tx.mark_running(&facts(&row, 1), 3).await.unwrap());
@@ -103,7 +66,7 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     tx.commit().await.unwrap();
     let kept = store.sandbox(&row.id).await.unwrap().unwrap();
     assert_eq!((kept.status, kept.paused.as_ref(), kept.host_ip), (SandboxStatus::Paused, Some(&paused), None));
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert!(!tx.mark_resumed(&facts(&row, 1), 7).await.unwrap(), "the life that was paused");
     assert!(tx.mark_resumed(&facts(&row, 2), 7).await.unwrap());
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 8).await.unwrap(), "a late answer of the first life");
@@ -130,10 +93,11 @@ fn full_rings() -> Vec<Joined> {
 
 #[tokio::test]
 async fn full_rings_are_flushed_whole_and_twice_is_once() {
-    let (store, _dir) = open().await;
+    let db = open().await;
+    let store = &db.store;
     let (id, points) = (sandbox().id, full_rings());
     assert_eq!(points.len(), 1200 + 240 + 288);
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert_eq!(tx.insert_metric_points(&id, &points).await.unwrap(), 1728, "no key stands for two points");
     assert_eq!(tx.insert_metric_points(&id, &points).await.unwrap(), 0);
     assert_eq!(tx.insert_metric_points(&id, &[]).await.unwrap(), 0);
@@ -147,7 +111,7 @@ async fn full_rings_are_flushed_whole_and_twice_is_once() {
             assert_eq!(*read, Point { disk_bytes: u64::try_from(i64::MAX).unwrap(), ..*expected });
         }
     }
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert_eq!(tx.drop_fine_metric_points(&id).await.unwrap(), 1440);
     tx.commit().await.unwrap();
     assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
@@ -171,13 +135,14 @@ fn template(id: &str, owner: u8, name: &str) -> Template {
 
 #[tokio::test]
 async fn a_name_is_one_template_of_a_team_and_an_overwrite_is_one_transaction() {
-    let (store, _dir) = open().await;
-    let tx = begin(&store).await;
+    let db = open().await;
+    let store = &db.store;
+    let tx = begin(store).await;
     tx.insert_template(&template("t1", 1, "web")).await.unwrap();
     tx.insert_template(&template("t2", 2, "web")).await.unwrap();
     tx.commit().await.unwrap();
-    assert!(begin(&store).await.insert_template(&template("t3", 1, "web")).await.is_err(), "the name is taken");
-    let tx = begin(&store).await;
+    assert!(begin(store).await.insert_template(&template("t3", 1, "web")).await.is_err(), "the name is taken");
+    let tx = begin(store).await;
     assert!(tx.remove_template("t1", 5).await.unwrap());
     assert!(!tx.remove_template("t1", 6).await.unwrap());
     tx.insert_template(&template("t3", 1, "web")).await.unwrap();
@@ -186,10 +151,10 @@ async fn a_name_is_one_template_of_a_team_and_an_overwrite_is_one_transaction() 
     assert_eq!(store.template(&team(2), "web").await.unwrap().unwrap().id, "t2", "another team's is untouched");
     let out = store.templates_on_the_way_out().await.unwrap();
     assert_eq!(out.iter().map(|t| (t.id.as_str(), t.removed_at)).collect::<Vec<_>>(), [("t1", Some(5))]);
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert!(tx.keep_template("t1").await.is_err(), "its name stands for another meanwhile");
     drop(tx);
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     assert!(!tx.forget_template("t3").await.unwrap(), "only what is on the way out is forgotten");
     assert!(tx.forget_template("t1").await.unwrap());
     tx.commit().await.unwrap();
@@ -199,9 +164,10 @@ async fn a_name_is_one_template_of_a_team_and_an_overwrite_is_one_transaction() 
 
 #[tokio::test]
 async fn what_happened_is_read_newest_first() {
-    let (store, _dir) = open().await;
+    let db = open().await;
+    let store = &db.store;
     let id = sandbox().id;
-    let tx = begin(&store).await;
+    let tx = begin(store).await;
     for kind in HappeningKind::ALL {
         let reason = (kind == HappeningKind::Expired).then(|| "idle".to_owned());
         tx.happened(&id, &Happening { at: 5, incarnation: Incarnation::FIRST, kind, reason }).await.unwrap();
