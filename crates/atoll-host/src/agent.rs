@@ -7,10 +7,11 @@
 //! Deliberately absent: doing anything to a sandbox outside of its actor.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use atoll_domain::actor::Origin;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, SandboxFacts,
     SandboxSecrets, SandboxSpec,
@@ -27,12 +28,18 @@ use crate::actor::{Actor, Handle, Message};
 use crate::data_dir::{DataDir, Lock};
 use crate::error::{failed, join_failed};
 use crate::events::Events;
+use crate::journal::{Entry, Journal};
 use crate::ready::{Readiness, Ready};
-use crate::{HostConfig, StartError, admission, recovery};
+use crate::recovery::Found;
+use crate::{HostConfig, StartError, Step, admission, recovery};
 
 /// How many failed creates are remembered for replays.
 const REMEMBERED: usize = 256;
 const EVENTS: usize = 64;
+/// How long a start waits for keepers; one answers within milliseconds, or hangs.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(3);
+/// How long an asker waits for an adoption; a keeper that hangs is given up before.
+const SECRETS_LIMIT: Duration = Duration::from_secs(20);
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an orderly stop does with running sandboxes.
@@ -40,6 +47,8 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 pub enum OnExit {
     /// Ends them all and leaves nothing of the instance.
     Destroy,
+    /// Leaves them running; the next start takes them over. What is half made is given back.
+    Keep,
 }
 
 /// What all actors share.
@@ -70,7 +79,9 @@ impl Shared {
 
     /// The network plan of a sandbox; claims its slot.
     pub(crate) fn plan(&self, spec: &SandboxSpec) -> Result<NetPlan, NetError> {
+        Step::SlotClaim.before();
         let slot = self.slots.claim(&self.net.instance, &spec.id, self.net.pool.slots())?;
+        Step::SlotClaim.after();
         Ok(plan(&self.net, slot, spec.network))
     }
 
@@ -99,11 +110,34 @@ impl Shared {
         }
     }
 
-    /// Tells something through the event stream.
-    pub(crate) fn note(&self, id: &SandboxId, incarnation: Incarnation, kind: HostEventKind) {
-        if let Err(error) = self.events.note(id, incarnation, kind) {
-            tracing::error!(sandbox.id = %id, %error, "an event could not be written down");
-        }
+    /// Tells something through the event stream; written down in the sandbox's journal first.
+    pub(crate) async fn tell(
+        self: &Arc<Self>,
+        dir: &Path,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        kind: HostEventKind,
+    ) -> Result<(), HostError> {
+        let (shared, dir, id) = (Arc::clone(self), dir.to_owned(), id.clone());
+        let told = tokio::task::spawn_blocking(move || shared.tell_blocking(&dir, &id, incarnation, kind)).await;
+        told.map_err(join_failed)?.map_err(|e| failed(&e))
+    }
+
+    /// The same, where blocking is allowed.
+    pub(crate) fn tell_blocking(
+        &self,
+        dir: &Path,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        kind: HostEventKind,
+    ) -> std::io::Result<()> {
+        let mut journal = Journal::open(dir)?;
+        self.events.note(id, incarnation, kind, |event| journal.write(&Entry::Told(event.clone())))
+    }
+
+    /// Puts an event into the stream that a crash kept from it.
+    pub(crate) fn restore_event(&self, event: &HostEvent) -> std::io::Result<bool> {
+        self.events.restore(event)
     }
 }
 
@@ -122,8 +156,8 @@ impl std::fmt::Debug for HostAgent {
 }
 
 impl HostAgent {
-    /// Starts on an opened data directory: removes what an earlier Atoll left, sets the host's network up, and begins to make images
-    /// ready in the background.
+    /// Starts on an opened data directory: sets the host's network up, takes over what an earlier Atoll left running, gives back
+    /// what it left half made, and begins to make images ready in the background.
     ///
     /// # Errors
     /// What keeps it from starting.
@@ -136,9 +170,11 @@ impl HostAgent {
         }
         let begun = tokio::task::spawn_blocking(move || begin(config, data)).await;
         let stopped = |e| StartError::file("start on", "the data directory")(std::io::Error::other(e));
-        let shared = Arc::new(begun.map_err(stopped)??);
+        let (shared, found) = begun.map_err(stopped)??;
+        let shared = Arc::new(shared);
         let tasks = TaskTracker::new();
         let agent = Self { shared: Arc::clone(&shared), tasks: tasks.clone(), _lock: Arc::new(lock) };
+        agent.take_over(found).await;
         tasks.spawn(async move {
             let ready = shared.stopping.run_until_cancelled(shared.ready()).await;
             if let Some(Err(error)) = ready {
@@ -146,6 +182,30 @@ impl HostAgent {
             }
         });
         Ok(agent)
+    }
+
+    /// Gives each found sandbox its actor, and waits a while until those that can be adopted are.
+    async fn take_over(&self, found: Vec<Found>) {
+        let mut handles = Vec::new();
+        for Found { call, spec, origin, reason } in found {
+            let id = spec.id.clone();
+            let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, None, origin);
+            let actor = match reason {
+                Some(reason) => actor.ended_because(reason),
+                None => actor,
+            };
+            if origin == Origin::Running {
+                handles.push(handle.clone());
+            }
+            held(&self.shared.sandboxes).insert(id, handle);
+            self.tasks.spawn(actor.run());
+        }
+        // A keeper that hangs is waited for by its actor, not by everybody.
+        let adopted = handles.into_iter().map(|mut handle| async move {
+            // Ended or refused: then the sender is gone, or the limit ends the wait.
+            let _ = handle.created.wait_for(Option::is_some).await;
+        });
+        let _ = tokio::time::timeout(ADOPTION_LIMIT, join_all(adopted)).await;
     }
 
     /// Makes and boots a sandbox; answers when its agent does.
@@ -166,7 +226,8 @@ impl HostAgent {
                 Some(handle) if handle.call == call => handle.created.clone(),
                 Some(_) => return Err(HostError::WrongState { state: "there already".into() }),
                 None => {
-                    let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, request);
+                    let CreateSandbox { spec, secrets } = request;
+                    let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, Some(secrets), Origin::New);
                     let created = handle.created.clone();
                     sandboxes.insert(id, handle);
                     self.tasks.spawn(actor.run());
@@ -223,12 +284,16 @@ impl HostAgent {
         self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)
     }
 
-    /// Token and environment of a sandbox.
+    /// Token and environment of a sandbox; waits until one that is being adopted is.
     ///
     /// # Errors
-    /// [`HostError::NotFound`].
-    pub fn secrets(&self, id: &SandboxId) -> Result<SandboxSecrets, HostError> {
-        self.handle(id).map(|handle| handle.secrets.as_ref().clone()).ok_or(HostError::NotFound)
+    /// [`HostError::NotFound`], also for one that could not be adopted.
+    pub async fn secrets(&self, id: &SandboxId) -> Result<SandboxSecrets, HostError> {
+        let mut secrets = self.handle(id).ok_or(HostError::NotFound)?.secrets;
+        let limit = tokio::time::timeout(SECRETS_LIMIT, secrets.wait_for(Option::is_some)).await;
+        let found = limit.map_err(|_| HostError::Unavailable("the sandbox is not taken over".into()))?;
+        let found = found.ok().and_then(|found| found.clone());
+        found.map(|secrets| secrets.as_ref().clone()).ok_or(HostError::NotFound)
     }
 
     /// Events after a number, then live.
@@ -305,21 +370,24 @@ impl HostAgent {
         self.shared.readiness.now().is_some()
     }
 
-    /// Ends every sandbox and awaits every task.
+    /// Ends every sandbox, or leaves those that run, and awaits every task.
     pub async fn shutdown(&self, on_exit: OnExit) {
-        match on_exit {
-            OnExit::Destroy => {}
-        }
-        let ids: Vec<SandboxId> = held(&self.shared.sandboxes).keys().cloned().collect();
-        let ends = ids.iter().map(|id| self.end(id, None, "Atoll stopped".into()));
-        for (id, ended) in ids.iter().zip(join_all(ends).await) {
-            if let Err(error) = ended {
-                tracing::error!(sandbox.id = %id, %error, "a sandbox could not be ended; the next start goes on");
+        if on_exit == OnExit::Destroy {
+            let ids: Vec<SandboxId> = held(&self.shared.sandboxes).keys().cloned().collect();
+            let ends = ids.iter().map(|id| self.end(id, None, "Atoll stopped".into()));
+            for (id, ended) in ids.iter().zip(join_all(ends).await) {
+                if let Err(error) = ended {
+                    tracing::error!(sandbox.id = %id, %error, "a sandbox could not be ended; the next start goes on");
+                }
             }
         }
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if recovery::has_sandboxes(&self.shared) {
+            // What runs on needs the host's rules.
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         let torn_down = tokio::task::spawn_blocking(move || {
             atoll_keeper::cgroup::remove_instance(&shared.net.instance);
@@ -357,7 +425,7 @@ fn cpus() -> u32 {
 }
 
 /// The part of a start that blocks.
-fn begin(config: HostConfig, data: DataDir) -> Result<Shared, StartError> {
+fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Found>), StartError> {
     let instance = data.instance()?;
     let pool = choose_pool(config.address_pool.as_deref())?;
     let net = NetConfig { instance, pool };
@@ -380,6 +448,6 @@ fn begin(config: HostConfig, data: DataDir) -> Result<Shared, StartError> {
         sandboxes: Mutex::default(),
         failed: Mutex::default(),
     };
-    recovery::run(&shared);
-    Ok(shared)
+    let found = recovery::survey(&shared);
+    Ok((shared, found))
 }

@@ -15,7 +15,7 @@ use atoll_domain::InstanceId;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::StartError;
+use crate::{StartError, Step};
 
 /// Held as long as this Atoll uses the directory.
 #[derive(Debug)]
@@ -117,7 +117,9 @@ impl DataDir {
         let path = self.root.join("claim");
         let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
         let next = last + 1;
+        Step::ClaimNumber.before();
         replace(&path, next.to_string().as_bytes(), 0o600)?;
+        Step::ClaimNumber.after();
         Ok(next)
     }
 

@@ -6,17 +6,21 @@
 //! Deliberately absent: more than one reader. A second `watch` gets its own copy from its own number.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atoll_domain::host::{EventSeq, HostEvent, HostEventKind};
 use atoll_domain::{Incarnation, SandboxId};
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::StartError;
 use crate::data_dir::replace;
+use crate::journal::append_whole;
+use crate::{StartError, Step};
+
+/// Room for the events of many sandboxes.
+const RESERVED: i64 = 64 * 1024;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Header {
@@ -51,7 +55,10 @@ impl Events {
         let kept: VecDeque<HostEvent> = lines.map_while(|line| serde_json::from_str(line).ok()).collect();
         let last = kept.back().map_or(header.last, |event| event.seq.max(header.last));
         let (news, _) = watch::channel(last);
-        Ok(Self { path, log: Mutex::new(Log { last, kept }), news })
+        let log = Log { last, kept };
+        // A line cut short must not stand before the next one, and the file must be there while the disk has space.
+        rewrite(&path, &log).map_err(StartError::file("write", &path))?;
+        Ok(Self { path, log: Mutex::new(log), news })
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -59,27 +66,47 @@ impl Events {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes an event; blocks until it is on disk.
+    /// Notes an event; blocks until it is on disk. `first` writes it down where it is found again if a crash comes in between;
+    /// no other event gets a number meanwhile, so at most one is ever written there and not here.
     pub(crate) fn note(
         &self,
         sandbox: &SandboxId,
         incarnation: Incarnation,
         kind: HostEventKind,
+        first: impl FnOnce(&HostEvent) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         let mut log = self.log();
         let seq = EventSeq(log.last.0 + 1);
         let event = HostEvent { seq, sandbox: sandbox.clone(), incarnation, kind };
+        first(&event)?;
+        self.append(&mut log, event)
+    }
+
+    /// Takes in what was written down elsewhere; answers whether it was missing here.
+    pub(crate) fn restore(&self, event: &HostEvent) -> std::io::Result<bool> {
+        let mut log = self.log();
+        if event.seq <= log.last {
+            return Ok(false);
+        }
+        self.append(&mut log, event.clone())?;
+        Ok(true)
+    }
+
+    fn append(&self, log: &mut Log, event: HostEvent) -> std::io::Result<()> {
+        let seq = event.seq;
         let mut line = serde_json::to_vec(&event)?;
         line.push(b'\n');
+        Step::EventAppend.before();
         if !self.path.exists() {
-            rewrite(&self.path, &log)?;
+            rewrite(&self.path, log)?;
         }
         let mut file = std::fs::OpenOptions::new().append(true).open(&self.path)?;
-        file.write_all(&line)?;
-        file.sync_data()?;
+        append_whole(&mut file, &line)?;
+        // The next one may tell of a full disk. Where the file system cannot reserve, it is found when it is met.
+        let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
         log.last = seq;
         log.kept.push_back(event);
-        drop(log);
+        Step::EventAppend.after();
         self.news.send_replace(seq);
         Ok(())
     }
@@ -89,7 +116,13 @@ impl Events {
         let mut log = self.log();
         let before = log.kept.len();
         log.kept.retain(|event| event.seq > seq);
-        if log.kept.len() == before { Ok(()) } else { rewrite(&self.path, &log) }
+        if log.kept.len() == before {
+            return Ok(());
+        }
+        Step::EventAcknowledge.before();
+        rewrite(&self.path, &log)?;
+        Step::EventAcknowledge.after();
+        Ok(())
     }
 
     /// What came after a number.
@@ -119,7 +152,7 @@ mod tests {
 
     fn note(events: &Events, reason: &str) {
         let kind = HostEventKind::Ended { reason: reason.into() };
-        events.note(&SandboxId::from_random([1; 16]), Incarnation::FIRST, kind).unwrap();
+        events.note(&SandboxId::from_random([1; 16]), Incarnation::FIRST, kind, |_| Ok(())).unwrap();
     }
 
     #[test]
@@ -147,5 +180,29 @@ mod tests {
         text.extend_from_slice(b"{\"seq\":2,\"sand");
         std::fs::write(&path, text).unwrap();
         assert_eq!(Events::open(dir.path()).unwrap().after(EventSeq(0)).len(), 1);
+    }
+
+    #[test]
+    fn an_event_is_told_once_wherever_a_crash_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let kind = HostEventKind::DiskFull;
+        let sandbox = SandboxId::from_random([1; 16]);
+        let mut journaled = None;
+        let events = Events::open(dir.path()).unwrap();
+        // A crash between the two: as if the second write had never happened.
+        let cut = events.note(&sandbox, Incarnation::FIRST, kind, |event| {
+            journaled = Some(event.clone());
+            Err(std::io::ErrorKind::Interrupted.into())
+        });
+        assert!(cut.is_err());
+        let again = Events::open(dir.path()).unwrap();
+        let journaled = journaled.unwrap();
+        assert!(again.restore(&journaled).unwrap());
+        assert!(!again.restore(&journaled).unwrap());
+        note(&again, "b");
+        let numbers: Vec<u64> = Events::open(dir.path()).unwrap().after(EventSeq(0)).iter().map(|e| e.seq.0).collect();
+        assert_eq!(numbers, [1, 2]);
+        again.acknowledge(EventSeq(2)).unwrap();
+        assert!(!Events::open(dir.path()).unwrap().restore(&journaled).unwrap(), "not even when it was forgotten");
     }
 }

@@ -4,6 +4,9 @@
 //! step makes follow from sandbox and instance, so few lines suffice: what the sandbox is, which keeper and VMM run (with start
 //! time and boot id, which name a process for good), and a tombstone, after which it is only ever removed.
 //!
+//! An event stands here before it stands in the stream, under the number that it gets there: whichever of the two a crash cuts
+//! short, the next start tells it, once. The file's space is reserved, so that a full disk keeps no sandbox from being ended.
+//!
 //! Deliberately absent: secrets; they live in the keeper's memory.
 
 use std::fs::{self, File, OpenOptions};
@@ -11,8 +14,17 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use atoll_domain::host::{Call, SandboxSpec};
+use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
+use atoll_domain::recovery::Traces;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
+
+use crate::Step;
+
+/// The file's name in a sandbox's directory.
+pub(crate) const FILE: &str = "journal";
+/// Room for every entry that a sandbox's end may need.
+const RESERVED: i64 = 16 * 1024;
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,11 +44,28 @@ pub(crate) enum Entry {
     },
     /// They run.
     Running(Processes),
+    /// Something that is told through the event stream.
+    Told(HostEvent),
     /// Everything is to be given back, for this reason.
     Tombstone {
         /// For people.
         reason: String,
+        /// Whether it ended by itself, so that the event stream tells of it.
+        #[serde(default)]
+        tell: bool,
     },
+}
+
+impl Entry {
+    fn step(&self) -> Step {
+        match self {
+            Self::Create { .. } => Step::JournalCreate,
+            Self::Boot { .. } => Step::JournalBoot,
+            Self::Running(_) => Step::JournalRunning,
+            Self::Told(_) => Step::JournalTold,
+            Self::Tombstone { .. } => Step::JournalTombstone,
+        }
+    }
 }
 
 /// The processes of a sandbox, named for good.
@@ -48,6 +77,9 @@ pub(crate) struct Processes {
     pub(crate) vmm_pid: u32,
     /// Clock ticks since boot at the VMM's start.
     pub(crate) vmm_start: u64,
+    /// Clock ticks since boot at the keeper's start.
+    #[serde(default)]
+    pub(crate) keeper_start: u64,
     /// The boot of the machine.
     pub(crate) boot_id: String,
 }
@@ -61,15 +93,19 @@ pub(crate) struct Journal {
 impl Journal {
     /// Makes the directory and writes the first entry.
     pub(crate) fn create(dir: &Path, first: &Entry) -> std::io::Result<Self> {
+        first.step().before();
         fs::DirBuilder::new().mode(0o700).create(dir)?;
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).mode(0o600).open(path(dir))?;
+        // Where the file system cannot reserve, a full disk is found when it is met.
+        let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
         let mut journal = Self { file };
-        journal.write(first)?;
+        journal.append(first)?;
         File::open(dir)?.sync_all()?;
         if let Some(parent) = dir.parent() {
             File::open(parent)?.sync_all()?;
         }
+        first.step().after();
         Ok(journal)
     }
 
@@ -80,25 +116,199 @@ impl Journal {
 
     /// Appends an entry; on disk when this returns.
     pub(crate) fn write(&mut self, entry: &Entry) -> std::io::Result<()> {
+        entry.step().before();
+        self.append(entry)?;
+        entry.step().after();
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        self.file.write_all(&line)?;
-        self.file.sync_data()
+        append_whole(&mut self.file, &line)
     }
 }
 
-/// The entries of a directory; a last line that a crash cut short was not acted upon and is left out.
-pub(crate) fn read(dir: &Path) -> std::io::Result<Vec<Entry>> {
-    let text = fs::read_to_string(path(dir))?;
-    Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect())
+/// What a directory's journal says.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// The entries, the oldest first.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether there is a whole line that this version does not know.
+    pub(crate) foreign: bool,
+}
+
+impl History {
+    /// Reads it. A last line that a crash cut short was not acted upon and is left out; no journal is an empty one.
+    pub(crate) fn read(dir: &Path) -> std::io::Result<Self> {
+        match fs::read(path(dir)) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let mut history = Self::default();
+        for line in text.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")) {
+            match serde_json::from_slice(line) {
+                Ok(entry) => history.entries.push(entry),
+                Err(_) => history.foreign = true,
+            }
+        }
+        history
+    }
+
+    /// What the sandbox is.
+    pub(crate) fn created(&self) -> Option<(&Call, &SandboxSpec)> {
+        match self.entries.first() {
+            Some(Entry::Create { call, spec }) => Some((call, spec)),
+            _ => None,
+        }
+    }
+
+    /// Keeper and VMM of the latest boot; none if that boot did not come so far.
+    pub(crate) fn running(&self) -> Option<&Processes> {
+        let latest = self.entries.iter().rev().find(|e| matches!(e, Entry::Boot { .. } | Entry::Running(_)))?;
+        match latest {
+            Entry::Running(processes) => Some(processes),
+            _ => None,
+        }
+    }
+
+    /// The tombstone's reason and whether to tell it.
+    pub(crate) fn tombstone(&self) -> Option<(&str, bool)> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Tombstone { reason, tell } => Some((reason.as_str(), *tell)),
+            _ => None,
+        })
+    }
+
+    /// What was told, the oldest first.
+    pub(crate) fn told(&self) -> impl DoubleEndedIterator<Item = &HostEvent> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Told(event) => Some(event),
+            _ => None,
+        })
+    }
+
+    /// Whether its end was told.
+    pub(crate) fn end_told(&self) -> bool {
+        self.told().any(|event| matches!(event.kind, HostEventKind::Ended { .. }))
+    }
+
+    /// Whether the last thing told is that it stands still.
+    pub(crate) fn halt_told(&self) -> bool {
+        self.told().next_back().is_some_and(|event| event.kind == HostEventKind::DiskFull)
+    }
+
+    /// What the rule about recovery looks at.
+    pub(crate) fn traces(&self) -> Traces {
+        Traces {
+            created: self.created().is_some(),
+            foreign: self.foreign,
+            running: self.running().is_some(),
+            this_boot: self.running().is_some_and(|processes| processes.boot_id == boot_id()),
+            tombstone: self.tombstone().is_some(),
+        }
+    }
 }
 
 fn path(dir: &Path) -> PathBuf {
-    dir.join("journal")
+    dir.join(FILE)
 }
 
 /// The machine's boot id.
 pub(crate) fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+/// Appends a line as a whole or not at all; on disk when this returns.
+pub(crate) fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
+    let before = file.metadata()?.len();
+    let written = file.write_all(line).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // What a full disk cut short must not stand before the next line. If this fails too, that line is foreign to readers.
+        let _ = file.set_len(before);
+    }
+    written
+}
+
+/// When a process started, in clock ticks since boot; none if there is no such process.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in the second field may hold anything, so counting begins behind its last parenthesis.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_domain::host::EventSeq;
+    use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
+
+    fn first() -> Entry {
+        let call = Call { operation: OperationId::from_random([1; 16]), incarnation: Incarnation::FIRST };
+        let spec = SandboxSpec {
+            id: SandboxId::from_random([2; 16]),
+            template: "base".into(),
+            shape: Shape { vcpus: 1, memory_mb: 128, disk_mb: 128 },
+            network: Network::None,
+            default_user: "root".into(),
+        };
+        Entry::Create { call, spec }
+    }
+
+    fn running() -> Entry {
+        Entry::Running(Processes { keeper_pid: 1, vmm_pid: 2, vmm_start: 3, keeper_start: 4, boot_id: boot_id() })
+    }
+
+    #[test]
+    fn a_boot_that_did_not_come_far_hides_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        let mut journal = Journal::create(&dir, &first()).unwrap();
+        for (entry, runs) in
+            [(Entry::Boot { attempt: 1 }, false), (running(), true), (Entry::Boot { attempt: 2 }, false)]
+        {
+            journal.write(&entry).unwrap();
+            let history = History::read(&dir).unwrap();
+            assert_eq!(history.traces().running, runs);
+            assert!(history.traces().created && !history.traces().foreign);
+        }
+        journal.write(&running()).unwrap();
+        assert!(History::read(&dir).unwrap().traces().this_boot);
+    }
+
+    #[test]
+    fn a_line_cut_short_is_nothing_and_an_unknown_one_is_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        Journal::create(&dir, &first()).unwrap();
+        let text = fs::read(path(&dir)).unwrap();
+        for cut in 0..text.len() {
+            let history = History::parse(&text[..cut]);
+            assert!(history.entries.is_empty() && !history.foreign, "{cut}");
+        }
+        let newer = [text.as_slice(), b"{\"step\":\"levitating\"}\n"].concat();
+        assert!(History::parse(&newer).foreign);
+        assert!(!History::parse(&newer[..newer.len() - 1]).foreign, "not written to its end");
+    }
+
+    #[test]
+    fn what_was_told_is_read_back() {
+        let event = |seq, kind| {
+            let sandbox = SandboxId::from_random([2; 16]);
+            Entry::Told(HostEvent { seq: EventSeq(seq), sandbox, incarnation: Incarnation::FIRST, kind })
+        };
+        let mut history = History { entries: vec![first(), event(1, HostEventKind::DiskFull)], foreign: false };
+        assert!(history.halt_told() && !history.end_told());
+        history.entries.push(event(2, HostEventKind::Resumed));
+        assert!(!history.halt_told());
+        history.entries.push(Entry::Tombstone { reason: "r".into(), tell: true });
+        history.entries.push(event(3, HostEventKind::Ended { reason: "r".into() }));
+        assert!(history.end_told());
+        assert_eq!(history.tombstone(), Some(("r", true)));
+    }
 }

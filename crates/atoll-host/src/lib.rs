@@ -16,10 +16,12 @@ mod dial;
 mod error;
 mod events;
 mod journal;
+mod keepers;
 mod kvm;
 mod leftovers;
 mod ready;
 mod recovery;
+mod step;
 
 pub use agent::{HostAgent, OnExit};
 pub use config::{AcceleratorChoice, HostConfig};
@@ -27,3 +29,4 @@ pub use data_dir::{DataDir, Lock};
 pub use error::StartError;
 pub use kvm::cached_kvm_verdict;
 pub use leftovers::{Remains, remains};
+pub use step::Step;

@@ -1,92 +1,124 @@
 //! What an earlier Atoll left on this data directory.
 //!
-//! How it works: every directory under `sandboxes/` is read by its journal. A process is only ever killed when boot id and start time
-//! say that it is the one that was written down; the control groups are the backstop. What is found is ended, given back, and
-//! told as an event, so that the control plane marks the row. Namespaces, interfaces and groups that bear the instance's
-//! name without a directory are removed too.
+//! How it works: every directory under `sandboxes/` is read by its journal, and `atoll_domain::recovery` says what becomes of it:
+//! its actor claims the keeper, or gives everything back. An event that stands in a journal and not in the stream is told
+//! first, so that each is told once. Namespaces, interfaces, slots and groups that bear the instance's name and belong to
+//! no directory are removed.
 //!
-//! Deliberately absent: adopting what still runs.
+//! Deliberately absent: killing anything on a guess. A keeper ends with its sandbox's release, by its group or its command line.
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use atoll_domain::host::HostEventKind;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use atoll_domain::SandboxId;
+use atoll_domain::actor::Origin;
+use atoll_domain::host::{Call, SandboxSpec};
+use atoll_domain::recovery::{Fate, fate};
+use atoll_net::{Leftover, Slot};
 
-use crate::actor::release::remove;
+use crate::actor::release::remove_directory;
 use crate::agent::Shared;
-use crate::journal::{Entry, Processes, boot_id, read};
+use crate::journal::History;
 
-/// Ends and removes everything of this instance; blocks. What cannot be removed is logged and tried again at the next start.
-pub(crate) fn run(shared: &Shared) {
-    let entries = fs::read_dir(shared.data.sandboxes()).map(|e| e.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    for entry in entries {
-        if let Err(error) = recover(shared, &entry.path()) {
-            tracing::error!(directory = %entry.path().display(), %error, "what an earlier Atoll left could not be removed");
+/// A sandbox that was found.
+pub(crate) struct Found {
+    pub(crate) call: Call,
+    pub(crate) spec: SandboxSpec,
+    pub(crate) origin: Origin,
+    /// Why it is given back, if its journal does not say.
+    pub(crate) reason: Option<&'static str>,
+}
+
+/// Whether any sandbox is left on the data directory.
+pub(crate) fn has_sandboxes(shared: &Shared) -> bool {
+    !directories(shared).is_empty()
+}
+
+/// Reads every directory and removes what belongs to none; blocks.
+pub(crate) fn survey(shared: &Shared) -> Vec<Found> {
+    let read: Vec<(PathBuf, History)> = directories(shared).into_iter().filter_map(|dir| read(dir)).collect();
+    for event in read.iter().flat_map(|(_, history)| history.told()) {
+        match shared.restore_event(event) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(sandbox.id = %event.sandbox, "told an event that a crash had kept back"),
+            Err(error) => tracing::error!(sandbox.id = %event.sandbox, %error, "an event could not be written down"),
         }
     }
+    let found = read.into_iter().filter_map(|(dir, history)| judge(&dir, &history)).collect();
     sweep(shared);
+    found
 }
 
-fn recover(shared: &Shared, dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let entries = read(dir).unwrap_or_default();
-    let Some(Entry::Create { call, spec }) = entries.first() else {
-        // Made, but nothing was written into it: nothing else exists yet.
-        return Ok(fs::remove_dir_all(dir)?);
-    };
-    tracing::info!(sandbox.id = %spec.id, "ending a sandbox that an earlier Atoll left");
-    for entry in &entries {
-        if let Entry::Running(processes) = entry {
-            end(processes);
+fn directories(shared: &Shared) -> Vec<PathBuf> {
+    let entries = fs::read_dir(shared.data.sandboxes()).map(|e| e.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    entries.into_iter().map(|entry| entry.path()).collect()
+}
+
+fn read(dir: PathBuf) -> Option<(PathBuf, History)> {
+    match History::read(&dir) {
+        Ok(history) => Some((dir, history)),
+        Err(error) => {
+            tracing::error!(directory = %dir.display(), %error, "a journal cannot be read; its sandbox is left alone");
+            None
         }
     }
-    let tombstone = entries.iter().any(|entry| matches!(entry, Entry::Tombstone { .. }));
-    if !tombstone {
-        let reason = "Atoll ended without stopping it".to_owned();
-        shared.note(&spec.id, call.incarnation, HostEventKind::Ended { reason });
-    }
-    Ok(remove(shared, spec)?)
 }
 
-/// Kills the keeper's VMM if it is still the process that was written down; the keeper ends with its control group.
-fn end(processes: &Processes) {
-    if processes.boot_id != boot_id() {
-        return;
-    }
-    let stat = fs::read_to_string(format!("/proc/{}/stat", processes.vmm_pid)).unwrap_or_default();
-    let start: Option<u64> = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)?.parse().ok());
-    if start == Some(processes.vmm_start) {
-        let pid = i32::try_from(processes.vmm_pid).unwrap_or(i32::MAX);
-        // Gone meanwhile is what is wanted.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
+fn judge(dir: &Path, history: &History) -> Option<Found> {
+    let (origin, reason) = match fate(history.traces()) {
+        Fate::LeaveAlone => {
+            tracing::error!(directory = %dir.display(), "a newer Atoll wrote this journal; its sandbox is left running");
+            return None;
+        }
+        Fate::Discard => {
+            if let Err(error) = remove_directory(dir) {
+                tracing::error!(directory = %dir.display(), %error, "an empty directory could not be removed");
+            }
+            return None;
+        }
+        Fate::Adopt => (Origin::Running, None),
+        Fate::GoOn => (Origin::Remains, None),
+        Fate::HalfMade => (Origin::Remains, Some("Atoll ended while the sandbox was being made")),
+        Fate::Rebooted => (Origin::Remains, Some("the machine was restarted")),
+    };
+    let (call, spec) = history.created()?;
+    Some(Found { call: call.clone(), spec: spec.clone(), origin, reason })
 }
 
-/// Removes what bears the instance's name and no directory knows.
+/// Removes what bears the instance's name and belongs to no directory.
 fn sweep(shared: &Shared) {
-    let known: Vec<String> = fs::read_dir(shared.data.sandboxes())
-        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-        .unwrap_or_default();
+    let names = directories(shared).into_iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
+    let known: HashSet<SandboxId> = names.collect();
     let instance = &shared.net.instance;
-    for id in atoll_keeper::cgroup::list(instance) {
-        if !known.contains(&id.to_string())
-            && let Err(error) = atoll_keeper::cgroup::remove(instance, &id)
-        {
+    for id in atoll_keeper::cgroup::list(instance).into_iter().filter(|id| !known.contains(id)) {
+        if let Err(error) = atoll_keeper::cgroup::remove(instance, &id) {
             tracing::error!(sandbox.id = %id, %error, "a control group could not be removed");
         }
     }
-    if !known.is_empty() {
-        return;
-    }
+    let (kept, lost): (Vec<_>, Vec<_>) =
+        shared.slots.of_instance(instance).unwrap_or_default().into_iter().partition(|(_, id)| known.contains(id));
+    let kept: HashSet<Slot> = kept.into_iter().map(|(slot, _)| slot).collect();
     for leftover in atoll_net::leftovers(&shared.net) {
-        if let Err(error) = atoll_net::remove_leftover(&leftover) {
+        if !slot_of(shared, &leftover).is_some_and(|slot| kept.contains(&slot))
+            && let Err(error) = atoll_net::remove_leftover(&leftover)
+        {
             tracing::error!(?leftover, %error, "a leftover could not be removed");
         }
     }
-    for (_, id) in shared.slots.of_instance(instance).unwrap_or_default() {
+    // Last, because the number names the rest.
+    for (_, id) in lost {
         if let Err(error) = shared.slots.release(instance, &id) {
             tracing::error!(sandbox.id = %id, %error, "a slot could not be given back");
         }
     }
+}
+
+/// The slot in a name.
+fn slot_of(shared: &Shared, leftover: &Leftover) -> Option<Slot> {
+    let (name, prefix) = match leftover {
+        Leftover::Netns(name) => (name, shared.net.netns_prefix()),
+        Leftover::Interface(name) => (name, shared.net.interface_prefix()),
+    };
+    name.strip_prefix(&prefix)?.parse().ok().map(Slot)
 }

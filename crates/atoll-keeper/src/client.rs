@@ -22,6 +22,10 @@ use crate::protocol::{
 };
 use crate::wire;
 
+mod process;
+
+pub use process::KeeperProcess;
+
 /// How long a request may take; QEMU's own deadline in the keeper is shorter.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How long a snapshot may take: reading and writing memory, and a disk that is busy.
@@ -62,6 +66,9 @@ pub enum ClientError {
     /// It answered something else than was asked.
     #[error("the keeper's answer does not fit `{0}`")]
     Unexpected(&'static str),
+    /// It speaks no version of the protocol that is known here.
+    #[error("the keeper speaks another version of the protocol: {0}")]
+    Version(String),
     /// It keeps another sandbox.
     #[error("the keeper in this directory keeps {0}")]
     Foreign(String),
@@ -123,6 +130,8 @@ pub struct Connected {
     pub events: mpsc::Receiver<Event>,
     /// Ends when the connection does or the last handle is dropped.
     pub task: JoinHandle<()>,
+    /// Who listens at the other end, by the kernel's word.
+    pub pid: Option<u32>,
 }
 
 /// Connects to the keeper in a sandbox's directory and settles the version.
@@ -134,18 +143,24 @@ pub async fn connect(dir: &Path, sandbox: &str) -> Result<Connected, ClientError
     let handle = File::open(dir).map_err(ClientError::Connect)?;
     let path = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
     let socket = UnixStream::connect(path).await.map_err(ClientError::Connect)?;
+    let pid = socket.peer_cred().ok().and_then(|peer| peer.pid()).and_then(|pid| u32::try_from(pid).ok());
     let (requests, received) = mpsc::channel(REQUESTS);
     let (event_sender, events) = mpsc::channel(EVENTS);
     let task = tokio::spawn(carry(socket, received, event_sender));
     let client = KeeperClient { requests, version: OLDEST };
-    let mut connected = Connected { client, events, task };
-    match connected.client.ask(Op::Hello { version: VERSION }).await? {
-        (Answer::Hello { sandbox: found, version, .. }, _) if found == sandbox => {
+    let mut connected = Connected { client, events, task, pid };
+    match connected.client.ask(Op::Hello { version: VERSION }).await {
+        Ok((Answer::Hello { version, .. }, _)) if !(OLDEST..=VERSION).contains(&version) => {
+            Err(ClientError::Version(format!("it speaks {version}, this Atoll {OLDEST} to {VERSION}")))
+        }
+        Ok((Answer::Hello { sandbox: found, version, .. }, _)) if found == sandbox => {
             connected.client.version = version;
             Ok(connected)
         }
-        (Answer::Hello { sandbox: found, .. }, _) => Err(ClientError::Foreign(found)),
-        _ => Err(ClientError::Unexpected("hello")),
+        Ok((Answer::Hello { sandbox: found, .. }, _)) => Err(ClientError::Foreign(found)),
+        Err(ClientError::Refused(refusal)) if refusal.code == "version" => Err(ClientError::Version(refusal.message)),
+        Ok(_) => Err(ClientError::Unexpected("hello")),
+        Err(error) => Err(error),
     }
 }
 
@@ -279,6 +294,19 @@ impl KeeperClient {
     /// When the VMM is gone or silent.
     pub async fn resume(&self) -> Result<(), ClientError> {
         self.command(Op::Resume).await
+    }
+
+    /// Whether the VMM gives a sign of life; a keeper that is too old to ask it counts as one.
+    ///
+    /// # Errors
+    /// When keeper or VMM are gone or silent.
+    pub async fn probe(&self) -> Result<(), ClientError> {
+        match self.command(Op::Probe).await {
+            Err(ClientError::TooOld { .. }) => Ok(()),
+            // Busy with something that has a deadline of its own, or just ended, which is told as an event.
+            Err(ClientError::Refused(refusal)) if refusal.code != "vmm_silent" => Ok(()),
+            other => other,
+        }
     }
 
     /// Kills the VMM; one that has ended is no error.

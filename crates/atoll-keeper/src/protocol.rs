@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Digest;
 
-/// The newest version spoken here. 2: snapshots, restores, the size of the disk.
-pub const VERSION: u32 = 2;
+/// The newest version spoken here. 2: snapshots, restores, the size of the disk. 3: a sign of life.
+pub const VERSION: u32 = 3;
 /// The oldest version still spoken.
 pub const OLDEST: u32 = 1;
 /// The socket's name in the sandbox's directory.
@@ -63,6 +63,8 @@ pub enum Op {
     Pause,
     /// Lets them go on.
     Resume,
+    /// Asks the VMM for a sign of life; refused with `vmm_silent` when it gives none in time.
+    Probe,
     /// Kills the VMM.
     Kill,
     /// Asks for sockets made in the sandbox's namespace.
@@ -124,6 +126,7 @@ impl Op {
             Self::SecretsGet => "secrets_get",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Probe => "probe",
             Self::Kill => "kill",
             Self::Streams { .. } => "streams",
             Self::Console { .. } => "console",
@@ -139,6 +142,7 @@ impl Op {
     pub fn since(&self) -> u32 {
         match self {
             Self::Snapshot { .. } | Self::AwaitRestore | Self::ResizeDisk { .. } | Self::MemoryBase => 2,
+            Self::Probe => 3,
             _ => 1,
         }
     }
@@ -289,6 +293,9 @@ pub struct State {
     pub exited: Option<i32>,
     /// QEMU's own word for what it does, as last heard.
     pub run_state: String,
+    /// Why the virtual CPUs stand still, if they do: as in [`Event::Stopped`].
+    #[serde(default)]
+    pub stopped: Option<String>,
     /// The greatest claim so far.
     pub claim: u64,
     /// Bytes that the console has printed so far.

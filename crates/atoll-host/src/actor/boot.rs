@@ -7,27 +7,30 @@
 //! Deliberately absent: trying again; `atoll_domain::actor` decides that.
 
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, SandboxSecrets};
 use atoll_domain::{Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, GuestClient, InitRequest, Limits};
-use atoll_keeper::client::{Connected, KeeperClient, connect};
+use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::{Event, State};
 use atoll_keeper::spec::{self, Jail, KeeperSpec, Machine};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::watching::Watch;
 use super::work::{Context, Finished};
+use crate::Step;
 use crate::data_dir::replace;
 use crate::dial::{PortDial, Sockets};
 use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
-use crate::journal::{Entry, Journal, Processes, boot_id};
+use crate::journal::{Entry, Journal, Processes, boot_id, start_time};
 use crate::ready::Ready;
 
 /// From the VMM's start to the agent's answer.
@@ -42,8 +45,10 @@ pub(super) struct Alive {
     pub(super) keeper: KeeperClient,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) connection: JoinHandle<()>,
-    pub(super) process: Child,
+    pub(super) process: KeeperProcess,
     pub(super) sockets: Sockets,
+    /// Ends with the reason when keeper or VMM hang.
+    pub(super) watch: Watch,
 }
 
 pub(super) async fn run(context: Context, attempt: u8) -> Finished {
@@ -53,12 +58,13 @@ pub(super) async fn run(context: Context, attempt: u8) -> Finished {
         && let Some(mut process) = process
     {
         // Its VMM dies with it; the next try, or the release, must find the TAP free.
-        let _ = process.kill().await;
+        process.kill();
+        process.ended().await;
     }
     Finished::Booted(booted)
 }
 
-async fn boot(context: &Context, attempt: u8, process: &mut Option<Child>) -> Result<Box<Alive>, HostError> {
+async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess>) -> Result<Box<Alive>, HostError> {
     let shared = &context.shared;
     let ready = shared.ready().await?;
     let started = Instant::now();
@@ -73,16 +79,25 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<Child>) -> Re
         let written = tokio::task::spawn_blocking(move || {
             Journal::open(&dir)?.write(&Entry::Boot { attempt })?;
             let text = serde_json::to_vec(&keeper_spec)?;
+            Step::Spec.before();
             replace(&dir.join(spec::FILE), &text, 0o600)?;
+            Step::Spec.after();
             shared.data.next_claim()
         });
         written.await.map_err(join_failed)?.map_err(|e| failed(&e))?
     };
+    let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
+    Step::Spawn.before();
     *process = Some(start(context)?);
+    Step::Spawn.after();
     let connected = reach(context, process).await?;
+    Step::Claim.before();
     connected.client.claim(claim).await.map_err(from_client)?;
-    let secrets = serde_json::to_string(context.secrets.as_ref()).map_err(|e| failed(&e))?;
-    connected.client.put_secrets(secrets).await.map_err(from_client)?;
+    Step::Claim.after();
+    let text = serde_json::to_string(secrets.as_ref()).map_err(|e| failed(&e))?;
+    Step::Secrets.before();
+    connected.client.put_secrets(text).await.map_err(from_client)?;
+    Step::Secrets.after();
     let state = connected.client.state().await.map_err(from_client)?;
     note_processes(context, &state).await?;
     context.phase("keeper", started, |facts| {
@@ -101,11 +116,26 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<Child>) -> Re
     };
     context.phase("boot", started, |_| {});
     let started = Instant::now();
-    agent.init(&identity(context)?).await.map_err(|e| failed(&e))?;
+    Step::Init.before();
+    agent.init(&identity(context, &secrets)?).await.map_err(|e| failed(&e))?;
+    Step::Init.after();
     context.phase("init", started, |_| {});
-    let Connected { client, events, task } = connected;
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
-    Ok(Box::new(Alive { keeper: client, events, connection: task, process, sockets }))
+    Ok(Box::new(Alive::new(connected, process, sockets, shared.data.root(), false)))
+}
+
+impl Alive {
+    pub(super) fn new(
+        connected: Connected,
+        process: KeeperProcess,
+        sockets: Sockets,
+        data: &Path,
+        halted: bool,
+    ) -> Self {
+        let Connected { client, events, task, .. } = connected;
+        let watch = Watch::new(client.clone(), data.to_owned(), halted);
+        Self { keeper: client, events, connection: task, process, sockets, watch }
+    }
 }
 
 fn make_spec(context: &Context, ready: &Ready) -> Result<KeeperSpec, HostError> {
@@ -153,18 +183,18 @@ fn make_spec(context: &Context, ready: &Ready) -> Result<KeeperSpec, HostError> 
     })
 }
 
-fn start(context: &Context) -> Result<Child, HostError> {
+fn start(context: &Context) -> Result<KeeperProcess, HostError> {
     let mut options = std::fs::OpenOptions::new();
     let log = options.write(true).create(true).truncate(true).mode(0o600).open(context.dir.join("keeper.log"));
     let log = log.map_err(|e| failed(&e))?;
     let mut command = Command::new(&context.shared.keeper);
     command.arg("--sandbox").arg(context.spec.id.as_str()).arg("--dir").arg(&context.dir);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().map_err(|e| failed(&e))
+    command.spawn().and_then(KeeperProcess::started).map_err(|e| failed(&e))
 }
 
 /// Connects to the keeper as soon as its socket is there.
-async fn reach(context: &Context, process: &mut Option<Child>) -> Result<Connected, HostError> {
+async fn reach(context: &Context, process: &mut Option<KeeperProcess>) -> Result<Connected, HostError> {
     let deadline = Instant::now() + KEEPER_LIMIT;
     loop {
         match connect(&context.dir, context.spec.id.as_str()).await {
@@ -172,9 +202,9 @@ async fn reach(context: &Context, process: &mut Option<Child>) -> Result<Connect
             Err(error) if Instant::now() > deadline => return Err(from_client(error)),
             Err(_) => {}
         }
-        if let Some(status) = process.as_mut().and_then(|process| process.try_wait().ok().flatten()) {
+        if process.as_mut().is_some_and(KeeperProcess::has_ended) {
             let log = std::fs::read_to_string(context.dir.join("keeper.log")).unwrap_or_default();
-            return Err(HostError::Failed(format!("the keeper ended ({status}): {}", log.trim())));
+            return Err(HostError::Failed(format!("the keeper ended: {}", log.trim())));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -185,6 +215,7 @@ async fn note_processes(context: &Context, state: &State) -> Result<(), HostErro
         keeper_pid: state.keeper_pid,
         vmm_pid: state.vmm_pid,
         vmm_start: state.vmm_start,
+        keeper_start: start_time(state.keeper_pid).unwrap_or(0),
         boot_id: boot_id(),
     };
     let dir = context.dir.clone();
@@ -225,13 +256,13 @@ async fn report_console(id: &SandboxId, keeper: &KeeperClient) {
 }
 
 /// What a fresh guest is told about itself.
-fn identity(context: &Context) -> Result<InitRequest, HostError> {
+fn identity(context: &Context, secrets: &SandboxSecrets) -> Result<InitRequest, HostError> {
     let mut entropy = [0; 64];
     getrandom::fill(&mut entropy).map_err(|e| HostError::Failed(format!("no random bytes: {e}")))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(InitRequest {
-        access_token: Some(context.secrets.token.expose().to_owned()),
-        env_vars: Some(context.secrets.envs.clone()),
+        access_token: Some(secrets.token.expose().to_owned()),
+        env_vars: Some(secrets.envs.clone()),
         timestamp_ns: u64::try_from(now.as_nanos()).ok(),
         default_user: Some(context.spec.default_user.clone()),
         default_workdir: None,

@@ -1,7 +1,7 @@
 //! The one owner of one sandbox.
 //!
 //! How it works: a task that takes messages from a bounded mailbox, lets `atoll_domain::actor` decide, and carries the effects out:
-//! preparing ([`prepare`]), booting ([`boot`]), giving back ([`release`]). At most one such piece of work runs at a time, inside
+//! preparing ([`prepare`]), booting ([`boot`]), adopting ([`adopt`]), giving back ([`release`]). At most one such piece of work runs at a time, inside
 //! this task, while messages are still taken; it can be called off. Who waits for a create or a destroy is told when it ends.
 //!
 //! ```text
@@ -11,9 +11,11 @@
 //!
 //! Deliberately absent: decisions about what a sandbox is to be.
 
+mod adopt;
 mod boot;
 mod prepare;
 pub(crate) mod release;
+mod watching;
 mod work;
 
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, HostError, HostEventKind, HostSandboxState, SandboxFacts, SandboxSecrets,
+    Call, Destroyed, HostError, HostEventKind, HostSandboxState, SandboxFacts, SandboxSecrets, SandboxSpec,
 };
 use atoll_keeper::protocol::Event as KeeperEvent;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -31,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Shared;
 use crate::dial::Sockets;
 use boot::Alive;
-use work::{Finished, Work};
+use release::Why;
+use work::{Adoption, Finished, Work};
 
 pub(crate) type CreateAnswer = Option<Result<SandboxFacts, HostError>>;
 
@@ -58,147 +61,206 @@ pub(crate) struct Handle {
     pub(crate) mailbox: mpsc::Sender<Message>,
     pub(crate) created: watch::Receiver<CreateAnswer>,
     pub(crate) facts: watch::Receiver<SandboxFacts>,
-    pub(crate) secrets: Arc<SandboxSecrets>,
+    /// None until they came from an adopted sandbox's keeper.
+    pub(crate) secrets: watch::Receiver<Option<Arc<SandboxSecrets>>>,
 }
 
 /// What an actor owns.
 pub(crate) struct Actor {
     shared: Arc<Shared>,
     call: Call,
-    request: CreateSandbox,
-    secrets: Arc<SandboxSecrets>,
+    spec: SandboxSpec,
+    origin: Origin,
+    secrets: watch::Sender<Option<Arc<SandboxSecrets>>>,
     dir: PathBuf,
     mailbox: mpsc::Receiver<Message>,
     created: watch::Sender<CreateAnswer>,
     facts: watch::Sender<SandboxFacts>,
     destroys: Vec<oneshot::Sender<Result<Destroyed, HostError>>>,
+    /// Askers for streams, until it is known whether it can be adopted.
+    parked: Vec<oneshot::Sender<Result<Sockets, HostError>>>,
     alive: Option<Alive>,
     /// Why it is being given back, for the journal and whoever waits for the create.
     reason: String,
+    /// Whether it ended by itself.
+    ended: bool,
     failure: Option<HostError>,
     cancel: CancellationToken,
 }
 
 impl Actor {
     /// Makes an actor and its handle; it does nothing until it is run.
-    pub(crate) fn new(shared: Arc<Shared>, call: Call, request: CreateSandbox) -> (Self, Handle) {
-        let id = &request.spec.id;
-        let dir = shared.data.sandboxes().join(id.as_str());
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        call: Call,
+        spec: SandboxSpec,
+        secrets: Option<SandboxSecrets>,
+        origin: Origin,
+    ) -> (Self, Handle) {
+        let dir = shared.data.sandboxes().join(spec.id.as_str());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (created, created_seen) = watch::channel(None);
-        let (facts, facts_seen) = watch::channel(first_facts(&call, id, &dir));
-        let secrets = Arc::new(request.secrets.clone());
+        let (facts, facts_seen) = watch::channel(first_facts(&call, &spec.id, &dir));
+        let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
         let handle = Handle {
             call: call.clone(),
-            memory_mb: request.spec.shape.memory_mb,
+            memory_mb: spec.shape.memory_mb,
             mailbox: sender,
             created: created_seen,
             facts: facts_seen,
-            secrets: Arc::clone(&secrets),
+            secrets: secrets_seen,
         };
         let actor = Self {
             cancel: shared.stopping.child_token(),
             shared,
             call,
-            request,
+            spec,
+            origin,
             secrets,
             dir,
             mailbox,
             created,
             facts,
             destroys: Vec::new(),
+            parked: Vec::new(),
             alive: None,
             reason: "destroyed".into(),
+            ended: false,
             failure: None,
         };
         (actor, handle)
     }
 
-    fn id(&self) -> &SandboxId {
-        &self.request.spec.id
+    /// Why it is to be given back, and that nobody asked for it.
+    pub(crate) fn ended_because(mut self, reason: &str) -> Self {
+        self.reason = reason.into();
+        self.ended = true;
+        self
     }
 
-    /// Lives until the sandbox is gone.
+    fn id(&self) -> &SandboxId {
+        &self.spec.id
+    }
+
+    /// Lives until the sandbox is gone, or Atoll stops and it goes on alone.
     pub(crate) async fn run(mut self) {
-        let (mut state, effects) = begin(Origin::New);
+        let (mut state, effects) = begin(self.origin);
         let mut work = Work::none();
         self.carry_out(effects, &mut work);
-        while state != State::Gone {
+        let stopping = self.shared.stopping.clone();
+        while !state.is_final() {
+            // Work that was called off ends by itself; until then there is nothing more to be said about leaving.
+            let may_leave = !matches!(state, State::Cancelling | State::Releasing);
             let event = tokio::select! {
                 biased;
                 finished = &mut work => {
                     work = Work::none();
                     Some(self.finished(finished))
                 }
-                said = next_event(&mut self.alive), if state == State::Running => self.heard(said),
+                heard = next_event(&mut self.alive), if state == State::Running => self.heard(heard).await,
                 message = self.mailbox.recv() => self.message(message, state),
+                () = stopping.cancelled(), if may_leave => Some(Event::Leave),
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);
                 state = next;
                 self.carry_out(effects, &mut work);
+                self.answer_parked(state);
             }
         }
+        drop(work);
         self.shared.forget(self.id());
         // Whoever asked meanwhile finds nothing left, which is what they asked for.
         self.mailbox.close();
         while let Some(message) = self.mailbox.recv().await {
-            self.message(Some(message), State::Gone);
-            self.tell_destroyed(&Ok(Destroyed::Done));
+            self.message(Some(message), state);
+            if state == State::Gone {
+                self.tell_destroyed(&Ok(Destroyed::Done));
+            } else {
+                self.tell_destroyed(&Err(HostError::Unavailable("the host agent is stopping".into())));
+            }
+        }
+    }
+
+    /// Streams were asked for while it was not known yet whether there is anything to connect to.
+    fn answer_parked(&mut self, state: State) {
+        if state != State::Adopting {
+            for reply in std::mem::take(&mut self.parked) {
+                // The asker has gone.
+                let _ = reply.send(self.sockets(state));
+            }
+        }
+    }
+
+    fn sockets(&self, state: State) -> Result<Sockets, HostError> {
+        match &self.alive {
+            Some(alive) if state == State::Running => Ok(alive.sockets.clone()),
+            _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
+            _ => Err(HostError::WrongState { state: state_name(state).into() }),
         }
     }
 
     fn message(&mut self, message: Option<Message>, state: State) -> Option<Event> {
         match message? {
             Message::Destroy { reason, reply } => {
-                if self.destroys.is_empty() && matches!(state, State::Preparing | State::Booting(_) | State::Running) {
+                let at_rest = matches!(state, State::Running | State::Adopting | State::Refused);
+                if self.destroys.is_empty() && (at_rest || matches!(state, State::Preparing | State::Booting(_))) {
                     self.reason = reason;
                 }
                 self.destroys.push(reply);
                 Some(Event::Destroy)
             }
             Message::Sockets(reply) => {
-                let answer = match &self.alive {
-                    Some(alive) if state == State::Running => Ok(alive.sockets.clone()),
-                    _ => Err(HostError::WrongState { state: state_name(state).into() }),
-                };
-                // The asker has gone.
-                let _ = reply.send(answer);
+                if state == State::Adopting {
+                    self.parked.push(reply);
+                } else {
+                    // The asker has gone.
+                    let _ = reply.send(self.sockets(state));
+                }
                 None
             }
         }
     }
 
-    /// The keeper said something, or is gone.
-    fn heard(&mut self, said: Option<KeeperEvent>) -> Option<Event> {
-        let note = |kind| self.shared.note(self.id(), self.call.incarnation, kind);
-        match said {
-            None => {
+    /// The keeper said something, or is gone, or hangs.
+    async fn heard(&mut self, heard: Heard) -> Option<Event> {
+        match heard {
+            Heard::Hangs(reason) => {
+                self.reason = reason;
+                Some(Event::Ended)
+            }
+            Heard::Said(None) => {
                 self.reason = "the keeper ended".into();
                 Some(Event::Ended)
             }
-            Some(KeeperEvent::VmmExited { status, log }) => {
-                let last = log.lines().last().unwrap_or_default().chars().take(200).collect::<String>();
-                self.reason = match status {
-                    0 => "the guest powered off or rebooted".into(),
-                    n if n < 0 => format!("the VMM was killed by signal {}", -n),
-                    n => format!("the VMM ended with {n}: {last}"),
-                };
+            Heard::Said(Some(KeeperEvent::VmmExited { status, log })) => {
+                self.reason = exit_reason(status, &log);
                 Some(Event::Ended)
             }
-            Some(KeeperEvent::Superseded) => {
+            Heard::Said(Some(KeeperEvent::Superseded)) => {
                 self.reason = "another Atoll claimed the keeper".into();
                 Some(Event::Ended)
             }
-            Some(KeeperEvent::Stopped { reason }) if reason == "disk_full" => {
-                note(HostEventKind::DiskFull);
+            Heard::Said(Some(KeeperEvent::Stopped { reason })) if reason == adopt::DISK_FULL => {
+                self.halted(true, HostEventKind::DiskFull).await;
                 None
             }
-            Some(KeeperEvent::Stopped { .. } | KeeperEvent::Captured) => None,
-            Some(KeeperEvent::Resumed) => {
-                note(HostEventKind::Resumed);
+            // Said to whoever waits for the snapshot.
+            Heard::Said(Some(KeeperEvent::Stopped { .. } | KeeperEvent::Captured)) => None,
+            Heard::Said(Some(KeeperEvent::Resumed)) => {
+                self.halted(false, HostEventKind::Resumed).await;
                 None
             }
+        }
+    }
+
+    /// The VM met a full disk, or goes on.
+    async fn halted(&mut self, halted: bool, kind: HostEventKind) {
+        if let Some(alive) = &self.alive {
+            alive.watch.set_halted(halted);
+        }
+        if let Err(error) = self.shared.tell(&self.dir, self.id(), self.call.incarnation, kind).await {
+            tracing::error!(sandbox.id = %self.id(), %error, "an event could not be written down");
         }
     }
 
@@ -208,6 +270,31 @@ impl Actor {
             Finished::Booted(Ok(alive)) => {
                 self.alive = Some(*alive);
                 Event::Booted
+            }
+            Finished::Adopted(Adoption::Done(alive, secrets)) => {
+                tracing::info!(sandbox.id = %self.id(), "took a running sandbox over");
+                self.secrets.send_replace(Some(secrets));
+                self.alive = Some(*alive);
+                Event::Adopted
+            }
+            Finished::Adopted(Adoption::TooNew(why)) => {
+                tracing::error!(sandbox.id = %self.id(), %why, "a sandbox of a newer Atoll is left running");
+                self.reason = format!("kept by a newer Atoll ({why}); start that one to use it");
+                Event::TooNew
+            }
+            Finished::Adopted(Adoption::Ended(why)) => {
+                tracing::warn!(sandbox.id = %self.id(), %why, "a sandbox ended while no Atoll ran");
+                if self.destroys.is_empty() {
+                    self.reason = why;
+                }
+                Event::Ended
+            }
+            Finished::Adopted(Adoption::Failed(error)) => {
+                tracing::warn!(sandbox.id = %self.id(), %error, "a sandbox could not be taken over");
+                if self.destroys.is_empty() {
+                    self.reason = error.to_string();
+                }
+                Event::WorkFailed
             }
             Finished::Prepared(Err(error)) | Finished::Booted(Err(error)) => {
                 tracing::warn!(sandbox.id = %self.id(), %error, "a step of the start failed");
@@ -229,12 +316,19 @@ impl Actor {
             match effect {
                 Effect::Prepare => *work = Work::new(prepare::run(self.context())),
                 Effect::Boot(attempt) => *work = Work::new(boot::run(self.context(), attempt)),
-                Effect::Adopt | Effect::LetGo => {}
+                Effect::Adopt => *work = Work::new(adopt::run(self.context())),
+                Effect::LetGo => {
+                    *work = Work::none();
+                    if let Some(alive) = self.alive.take() {
+                        alive.connection.abort();
+                    }
+                }
                 Effect::Cancel => self.cancel.cancel(),
                 Effect::Release => {
                     self.facts.send_modify(|facts| facts.state = HostSandboxState::Stopping);
                     let alive = self.alive.take();
-                    *work = Work::new(release::run(self.context(), alive, self.reason.clone()));
+                    let why = Why { reason: self.reason.clone(), tell: self.ended };
+                    *work = Work::new(release::run(self.context(), alive, why));
                 }
                 Effect::CreateDone => self.announce(),
                 Effect::CreateFailed => self.tell_create_failed(),
@@ -243,10 +337,8 @@ impl Actor {
                     let error = self.failure.clone().unwrap_or(HostError::Failed("something is left".into()));
                     self.tell_destroyed(&Err(error));
                 }
-                Effect::NoteEnd => {
-                    let kind = HostEventKind::Ended { reason: self.reason.clone() };
-                    self.shared.note(self.id(), self.call.incarnation, kind);
-                }
+                // Written down with the tombstone, which comes next.
+                Effect::NoteEnd => self.ended = true,
             }
         }
     }
@@ -256,8 +348,8 @@ impl Actor {
         work::Context {
             shared: Arc::clone(&self.shared),
             call: self.call.clone(),
-            spec: self.request.spec.clone(),
-            secrets: Arc::clone(&self.secrets),
+            spec: self.spec.clone(),
+            secrets: self.secrets.borrow().clone(),
             dir: self.dir.clone(),
             facts: self.facts.clone(),
             cancel: self.cancel.clone(),
@@ -288,10 +380,32 @@ impl Actor {
     }
 }
 
-async fn next_event(alive: &mut Option<Alive>) -> Option<KeeperEvent> {
+/// What comes of a running VM.
+enum Heard {
+    /// The keeper said something; nothing any more when it is gone.
+    Said(Option<KeeperEvent>),
+    /// Keeper or VMM give no sign of life.
+    Hangs(String),
+}
+
+async fn next_event(alive: &mut Option<Alive>) -> Heard {
     match alive {
-        Some(alive) => alive.events.recv().await,
+        Some(alive) => tokio::select! {
+            biased;
+            said = alive.events.recv() => Heard::Said(said),
+            reason = &mut alive.watch => Heard::Hangs(reason),
+        },
         None => std::future::pending().await,
+    }
+}
+
+/// For people: how a VMM ended.
+fn exit_reason(status: i32, log: &str) -> String {
+    let last = log.lines().last().unwrap_or_default().chars().take(200).collect::<String>();
+    match status {
+        0 => "the guest powered off or rebooted".into(),
+        n if n < 0 => format!("the VMM was killed by signal {}", -n),
+        n => format!("the VMM ended with {n}: {last}"),
     }
 }
 

@@ -11,9 +11,9 @@ use atoll_domain::host::HostError;
 use tokio::task::spawn_blocking;
 
 use super::work::{Context, Finished};
-use crate::admission;
 use crate::error::{failed, from_disk, from_keeper, from_net, join_failed};
 use crate::journal::{Entry, Journal};
+use crate::{Step, admission};
 
 pub(super) async fn run(context: Context) -> Finished {
     Finished::Prepared(context.or_cancelled(prepare(&context)).await)
@@ -39,16 +39,9 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
         });
         claimed.await.map_err(join_failed)??
     };
-    context.phase("claim", started, |facts| {
-        facts.netns = Some(plan.netns.clone());
-        facts.uid = Some(plan.uid);
-        facts.guest_ip = Some(atoll_net::GUEST.to_string());
-        if plan.network == atoll_domain::Network::Internet {
-            facts.interface = Some(plan.interface.clone());
-            facts.host_ip = Some(plan.netns_address.to_string());
-        }
-    });
+    context.phase("claim", started, |facts| Context::note_plan(facts, &plan));
     let started = Instant::now();
+    Step::Make.before();
     let (cache, cow) = (shared.config.cache.clone(), context.dir.join("cow.raw"));
     let disk = spawn_blocking(move || atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb));
     let network = spawn_blocking(move || atoll_net::apply(&plan));
@@ -58,6 +51,7 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
     disk.map_err(join_failed)?.map_err(from_disk)?;
     network.map_err(join_failed)?.map_err(from_net)?;
     groups.map_err(join_failed)?.map_err(from_keeper)?;
+    Step::Make.after();
     context.phase("disk and network", started, |_| {});
     Ok(())
 }

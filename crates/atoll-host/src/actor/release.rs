@@ -6,37 +6,48 @@
 //!
 //! Deliberately absent: mercy. What a guest wants to keep it wrote to its disk before.
 
+use std::path::Path;
 use std::time::Duration;
 
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, HostEventKind, SandboxSpec};
+use atoll_domain::{Incarnation, SandboxId};
 use tokio::time::timeout;
 
 use super::boot::Alive;
 use super::work::{Context, Finished};
+use crate::agent::Shared;
 use crate::error::{failed, from_keeper, from_net, join_failed};
-use crate::journal::{Entry, Journal};
+use crate::journal::{self, Entry, History, Journal};
+use crate::{Step, keepers};
 
+/// A keeper answers at once, or hangs.
+const KEEPER_ANSWER: Duration = Duration::from_secs(1);
 const KEEPER_END: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(context: Context, alive: Option<Alive>, reason: String) -> Finished {
-    Finished::Released(release(&context, alive, reason).await)
+pub(super) async fn run(context: Context, alive: Option<Alive>, why: Why) -> Finished {
+    Finished::Released(release(&context, alive, why).await)
 }
 
-async fn release(context: &Context, alive: Option<Alive>, reason: String) -> Result<(), HostError> {
-    let dir = context.dir.clone();
-    let noted = tokio::task::spawn_blocking(move || match Journal::open(&dir) {
-        Ok(mut journal) => journal.write(&Entry::Tombstone { reason }),
-        // It never came to a directory.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    });
+/// Why a sandbox is given back, for a tombstone that is not there yet.
+pub(super) struct Why {
+    pub(super) reason: String,
+    /// Whether it ended by itself, so that the event stream tells of it.
+    pub(super) tell: bool,
+}
+
+async fn release(context: &Context, alive: Option<Alive>, why: Why) -> Result<(), HostError> {
+    let (shared, dir) = (context.shared.clone(), context.dir.clone());
+    let (id, incarnation) = (context.spec.id.clone(), context.call.incarnation);
+    let noted = tokio::task::spawn_blocking(move || bury(&shared, &dir, &id, incarnation, why));
     noted.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
     if let Some(mut alive) = alive {
-        // A keeper that is gone or silent is killed with its group below.
-        let _ = alive.keeper.exit().await;
-        if timeout(KEEPER_END, alive.process.wait()).await.is_err() {
-            let _ = alive.process.kill().await;
+        Step::EndKeeper.before();
+        // A keeper that is gone or silent is killed, and whatever is left with its group below.
+        let _ = timeout(KEEPER_ANSWER, alive.keeper.exit()).await;
+        if timeout(KEEPER_END, alive.process.ended()).await.is_err() {
+            alive.process.kill();
         }
+        Step::EndKeeper.after();
         alive.connection.abort();
         // Aborted or ended; either way it is over.
         let _ = alive.connection.await;
@@ -46,17 +57,66 @@ async fn release(context: &Context, alive: Option<Alive>, reason: String) -> Res
     removed.await.map_err(join_failed)?
 }
 
+/// Writes the tombstone, and tells the end if it is to be told and was not.
+fn bury(shared: &Shared, dir: &Path, id: &SandboxId, incarnation: Incarnation, why: Why) -> std::io::Result<()> {
+    let history = History::read(dir)?;
+    if history.created().is_none() {
+        // It never came to a directory, or was all but removed before.
+        return Ok(());
+    }
+    let (reason, tell) = match history.tombstone() {
+        Some((reason, tell)) => (reason.to_owned(), tell),
+        None => {
+            let entry = Entry::Tombstone { reason: why.reason.clone(), tell: why.tell };
+            Journal::open(dir)?.write(&entry)?;
+            (why.reason, why.tell)
+        }
+    };
+    if tell && !history.end_told() {
+        shared.tell_blocking(dir, id, incarnation, HostEventKind::Ended { reason })?;
+    }
+    Ok(())
+}
+
 /// Removes everything that bears the sandbox's name; blocks.
-pub(crate) fn remove(shared: &crate::agent::Shared, spec: &atoll_domain::host::SandboxSpec) -> Result<(), HostError> {
+pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
     let id = &spec.id;
-    atoll_keeper::cgroup::remove(&shared.net.instance, id).map_err(from_keeper)?;
-    if let Some(plan) = shared.existing_plan(spec).map_err(from_net)? {
-        atoll_net::remove(&plan).map_err(from_net)?;
-    }
     let dir = shared.data.sandboxes().join(id.as_str());
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
-        _ => {}
+    // One that had not joined its group yet when its Atoll died is in none.
+    keepers::kill_of(&dir);
+    Step::RemoveGroups.before();
+    atoll_keeper::cgroup::remove(&shared.net.instance, id).map_err(from_keeper)?;
+    Step::RemoveGroups.after();
+    if let Some(plan) = shared.existing_plan(spec).map_err(from_net)? {
+        Step::RemoveNetwork.before();
+        atoll_net::remove(&plan).map_err(from_net)?;
+        Step::RemoveNetwork.after();
     }
-    shared.slots.release(&shared.net.instance, id).map_err(from_net)
+    Step::RemoveDirectory.before();
+    remove_directory(&dir).map_err(|e| failed(&e))?;
+    Step::RemoveDirectory.after();
+    Step::SlotRelease.before();
+    shared.slots.release(&shared.net.instance, id).map_err(from_net)?;
+    Step::SlotRelease.after();
+    Ok(())
+}
+
+/// Removes a sandbox's directory, the journal last: as long as anything is there, so is what says what it was.
+pub(crate) fn remove_directory(dir: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == journal::FILE {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    std::fs::remove_dir_all(dir)
 }

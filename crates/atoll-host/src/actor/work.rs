@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use atoll_domain::Network;
 use atoll_domain::host::{Call, HostError, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_net::NetPlan;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +25,20 @@ use crate::agent::Shared;
 pub(super) enum Finished {
     Prepared(Result<(), HostError>),
     Booted(Result<Box<Alive>, HostError>),
+    Adopted(Adoption),
     Released(Result<(), HostError>),
+}
+
+/// What came of claiming an earlier Atoll's keeper.
+pub(super) enum Adoption {
+    /// It is ours; with what it held in its memory.
+    Done(Box<Alive>, Arc<SandboxSecrets>),
+    /// It is newer than this Atoll.
+    TooNew(String),
+    /// It, or its VMM, has ended.
+    Ended(String),
+    /// It cannot be claimed, or that was called off.
+    Failed(HostError),
 }
 
 /// A piece of work, or none.
@@ -55,13 +70,25 @@ pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
     pub(super) call: Call,
     pub(super) spec: SandboxSpec,
-    pub(super) secrets: Arc<SandboxSecrets>,
+    /// None until they came from the keeper of an adopted one.
+    pub(super) secrets: Option<Arc<SandboxSecrets>>,
     pub(super) dir: PathBuf,
     pub(super) facts: watch::Sender<SandboxFacts>,
     pub(super) cancel: CancellationToken,
 }
 
 impl Context {
+    /// What is known once the network is planned.
+    pub(super) fn note_plan(facts: &mut SandboxFacts, plan: &NetPlan) {
+        facts.netns = Some(plan.netns.clone());
+        facts.uid = Some(plan.uid);
+        facts.guest_ip = Some(atoll_net::GUEST.to_string());
+        if plan.network == Network::Internet {
+            facts.interface = Some(plan.interface.clone());
+            facts.host_ip = Some(plan.netns_address.to_string());
+        }
+    }
+
     /// Notes how long a phase took, and what else is known now.
     pub(super) fn phase(&self, name: &str, since: Instant, also: impl FnOnce(&mut SandboxFacts)) {
         let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);

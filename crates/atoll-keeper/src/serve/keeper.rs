@@ -63,6 +63,8 @@ pub(super) struct Keeper {
     pub(super) secrets: Option<String>,
     pub(super) exited: Option<(i32, Instant)>,
     pub(super) run_state: String,
+    /// Why the virtual CPUs stand still, while they do.
+    pub(super) stopped: Option<String>,
     pub(super) ending: bool,
     pub(super) taking: Option<Taking>,
     pub(super) last_snapshot: Option<Box<Snapshot>>,
@@ -98,6 +100,7 @@ impl Keeper {
             secrets: None,
             exited: None,
             run_state: "starting".into(),
+            stopped: None,
             ending: false,
             taking: None,
             last_snapshot: None,
@@ -334,10 +337,12 @@ impl Keeper {
             "STOP" => {
                 self.run_state = "paused".into();
                 let reason = std::mem::replace(&mut self.stop_reason, "other").to_owned();
+                self.stopped = Some(reason.clone());
                 self.tell(Event::Stopped { reason });
             }
             "RESUME" => {
                 self.run_state = "running".into();
+                self.stopped = None;
                 self.tell(Event::Resumed);
             }
             "SHUTDOWN" => self.run_state = "shutdown".into(),

@@ -76,6 +76,7 @@ impl Keeper {
                 self.unhindered("resume")?;
                 self.ask_qemu(number, request.id, "cont", &Value::Null, now)
             }
+            Op::Probe => self.ask_qemu(number, request.id, "query-status", &Value::Null, now),
             Op::Kill => done(self.kill()?),
             Op::Streams { count } => Self::streams(*count),
             Op::Console { from } => {
@@ -173,6 +174,7 @@ impl Keeper {
             keeper_pid: Self::own_pid(),
             exited: self.exited.map(|(status, _)| status),
             run_state: self.run_state.clone(),
+            stopped: self.stopped.clone(),
             claim: self.claim,
             console_offset: self.console.end(),
             vmm_log: self.log.text(),
