@@ -14,9 +14,11 @@ mod keys;
 pub mod ports;
 mod random;
 pub mod sandboxes;
+mod step;
 mod streams;
 
 pub use bootstrap::FirstStart;
 pub use control::Control;
 pub use error::{ControlError, What};
+pub use step::Step;
 pub use streams::{MAX_STREAMS, StreamPermit};

@@ -261,7 +261,7 @@ impl HostAgent {
             return Err(HostError::WrongState { state: format!("in its life {}", handle.call.incarnation) });
         }
         let (reply, answer) = oneshot::channel();
-        if handle.mailbox.send(Message::Destroy { reason, reply }).await.is_err() {
+        if handle.mailbox.send(Message::Destroy { reason, tell: incarnation.is_none(), reply }).await.is_err() {
             return Ok(Destroyed::NotFound);
         }
         answer.await.unwrap_or(Ok(Destroyed::Done))

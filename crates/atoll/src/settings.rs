@@ -50,8 +50,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         name: "on-exit",
         env: "ATOLL_ON_EXIT",
-        default: "destroy",
-        help: "What an orderly stop does with running sandboxes: destroy.",
+        default: "keep",
+        help: "What an orderly stop does with running sandboxes: keep (they run on, and the next start takes them over) or destroy.",
     },
     Setting {
         name: "accelerator",
@@ -190,6 +190,8 @@ fn parse_env_file(text: &str) -> Result<BTreeMap<String, String>> {
 /// What an orderly stop does with running sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnExit {
+    /// Leaves them running.
+    Keep,
     /// Ends them all.
     Destroy,
 }
@@ -212,8 +214,9 @@ impl Settings {
     pub(crate) fn from_given(given: &Given) -> Result<Self> {
         let listen = given.text("listen").unwrap_or_default();
         let on_exit = match given.text("on-exit").as_deref() {
-            Some("destroy") | None => OnExit::Destroy,
-            Some(other) => bail!("--on-exit `{other}` is not known; use destroy"),
+            Some("keep") | None => OnExit::Keep,
+            Some("destroy") => OnExit::Destroy,
+            Some(other) => bail!("--on-exit `{other}` is not known; use keep or destroy"),
         };
         let accelerator = given.text("accelerator").unwrap_or_default();
         if !matches!(accelerator.as_str(), "auto" | "kvm" | "tcg") {

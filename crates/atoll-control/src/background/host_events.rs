@@ -34,9 +34,13 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
     }
     match (&event.kind, &sandbox) {
         (HostEventKind::Ended { reason }, Some(sandbox)) => {
-            let stopped = SandboxStatus::Stopped;
-            if tx.mark_over(&sandbox.id, event.incarnation, stopped, reason, now).await? {
-                let mut row = control.audit(&Principal::System, AuditAction::SandboxEnded, sandbox);
+            // One that nobody was told of yet never came to run for its owner.
+            let (over, action) = match sandbox.status {
+                SandboxStatus::Pending => (SandboxStatus::Error, AuditAction::SandboxCreateFailed),
+                _ => (SandboxStatus::Stopped, AuditAction::SandboxEnded),
+            };
+            if tx.mark_over(&sandbox.id, event.incarnation, over, reason, now).await? {
+                let mut row = control.audit(&Principal::System, action, sandbox);
                 row.metadata.insert("reason".into(), reason.clone());
                 tx.audit(&row).await?;
             }

@@ -8,6 +8,7 @@
 
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
+use atoll_domain::host::Call;
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxStatus};
 use atoll_store::{OperationKind, Step};
@@ -42,9 +43,20 @@ impl Control {
         let tx = self.store().begin(Step::DestroyIntent).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;
         tx.commit().await?;
+        self.finish_destroy(principal, sandbox, &call, Step::DestroyDone).await
+    }
+
+    /// The call to the host and its outcome; the intent is written down.
+    pub(crate) async fn finish_destroy(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        call: &Call,
+        step: Step,
+    ) -> Result<(), ControlError> {
         let answer = self.driver().destroy(call.clone(), sandbox.id.clone()).await;
         let now = self.now();
-        let tx = self.store().begin(Step::DestroyDone).await?;
+        let tx = self.store().begin(step).await?;
         if answer.is_ok() {
             let reason = "destroyed";
             if tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Stopped, reason, now).await? {

@@ -18,7 +18,7 @@ use atoll_guest_client::{
 };
 use bytes::{Bytes, BytesMut};
 
-use crate::{Control, ControlError, What};
+use crate::{Control, ControlError, Step, What};
 
 /// Most bytes that are kept of each stream.
 const OUTPUT_CAP: usize = 16 * 1024 * 1024;
@@ -164,7 +164,9 @@ impl Kept {
 
 async fn run(agent: &GuestClient, request: &StartRequest, limit: Duration) -> Result<ExecResult, GuestError> {
     let started = Instant::now();
+    Step::ExecStart.before();
     let mut process = agent.start(request).await?;
+    Step::ExecStart.after();
     let (mut stdout, mut stderr, mut pid) = (Kept::default(), Kept::default(), None);
     let follow = async {
         loop {

@@ -47,6 +47,8 @@ pub(crate) enum Message {
     Destroy {
         /// For the journal.
         reason: String,
+        /// Whether the host does it by itself, so that the event stream tells of it.
+        tell: bool,
         reply: oneshot::Sender<Result<Destroyed, HostError>>,
     },
     /// Sockets for streams into the guest.
@@ -202,10 +204,11 @@ impl Actor {
 
     fn message(&mut self, message: Option<Message>, state: State) -> Option<Event> {
         match message? {
-            Message::Destroy { reason, reply } => {
+            Message::Destroy { reason, tell, reply } => {
                 let at_rest = matches!(state, State::Running | State::Adopting | State::Refused);
                 if self.destroys.is_empty() && (at_rest || matches!(state, State::Preparing | State::Booting(_))) {
                     self.reason = reason;
+                    self.ended = tell;
                 }
                 self.destroys.push(reply);
                 Some(Event::Destroy)

@@ -38,7 +38,7 @@ impl HostDriver for InProcess {
     }
 
     fn secrets(&self, id: SandboxId) -> BoxFuture<'_, Result<SandboxSecrets, HostError>> {
-        ready(self.0.secrets(&id)).boxed()
+        async move { self.0.secrets(&id).await }.boxed()
     }
 
     fn watch(&self, from: EventSeq) -> BoxFuture<'_, Result<mpsc::Receiver<HostEvent>, HostError>> {

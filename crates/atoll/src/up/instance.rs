@@ -89,7 +89,8 @@ impl Instance {
         match serve(&parts.data, &agent, store, listener).await {
             Ok(instance) => Ok(instance),
             Err(error) => {
-                agent.shutdown(OnExit::Destroy).await;
+                // What it has taken over is not this failure's to end.
+                agent.shutdown(OnExit::Keep).await;
                 Err(error)
             }
         }

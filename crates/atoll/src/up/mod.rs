@@ -110,6 +110,7 @@ pub(crate) fn accelerator(text: &str) -> AcceleratorChoice {
 
 fn on_exit(setting: OnExit) -> atoll_host::OnExit {
     match setting {
+        OnExit::Keep => atoll_host::OnExit::Keep,
         OnExit::Destroy => atoll_host::OnExit::Destroy,
     }
 }

@@ -1,0 +1,58 @@
+//! Finishes what an earlier Atoll began.
+//!
+//! How it works: a call that was written down and has no outcome, and that nobody in this process carries out, was cut off by a crash.
+//! A destroy is carried out: it was wanted. A create that the host finished, or did not, is settled by the comparison with
+//! the host ([`super::reconcile`]); here it is only closed once its sandbox is no longer pending.
+//!
+//! Deliberately absent: the one who asked. A destroy that is finished here stands in the audit log as the system's.
+
+use std::collections::HashSet;
+
+use atoll_domain::host::Call;
+use atoll_domain::record::Sandbox;
+use atoll_domain::{Principal, SandboxStatus};
+use atoll_store::{Operation, OperationKind, Step};
+
+use crate::{Control, ControlError};
+
+/// Answers how many calls have their outcome now.
+pub(crate) async fn activate(control: &Control) -> Result<usize, ControlError> {
+    let mut settled = 0;
+    for operation in orphans(control).await? {
+        let sandbox = control.store().sandbox(&operation.sandbox).await?;
+        settled += usize::from(settle(control, &operation, sandbox).await?);
+    }
+    Ok(settled)
+}
+
+/// Open calls that nobody carries out. A live call is marked busy before it is written down and until it has its outcome, so
+/// one that is open before and after a look at the busy ones, and not among them, has nobody.
+async fn orphans(control: &Control) -> Result<Vec<Operation>, ControlError> {
+    let before = control.store().open_operations().await?;
+    if before.is_empty() {
+        return Ok(before);
+    }
+    let busy = control.busy_ones();
+    let after: HashSet<_> = control.store().open_operations().await?.into_iter().map(|o| o.id).collect();
+    Ok(before.into_iter().filter(|o| after.contains(&o.id) && !busy.contains(&o.sandbox)).collect())
+}
+
+async fn settle(control: &Control, operation: &Operation, sandbox: Option<Sandbox>) -> Result<bool, ControlError> {
+    let wanted = sandbox.filter(|sandbox| !sandbox.status.is_over());
+    match (operation.kind, wanted) {
+        (OperationKind::Destroy, Some(sandbox)) => {
+            tracing::info!(sandbox.id = %sandbox.id, "finishing a destroy that an earlier Atoll began");
+            let _busy = control.busy(&sandbox.id);
+            let call = Call { operation: operation.id.clone(), incarnation: sandbox.incarnation };
+            control.finish_destroy(&Principal::System, &sandbox, &call, Step::OperationResumed).await?;
+            Ok(true)
+        }
+        (OperationKind::Create, Some(sandbox)) if sandbox.status == SandboxStatus::Pending => Ok(false),
+        _ => {
+            let tx = control.store().begin(Step::OperationResumed).await?;
+            tx.finish_operation(&operation.id, control.now()).await?;
+            tx.commit().await?;
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether everything that tells of sandboxes tells the same.
+//!
+//! How it works: what the database says runs is what must be there, each thing once: directory, journal without tombstone, keeper,
+//! VMM, namespace, interface, control groups, slot; and nothing else that bears the instance's name. No call is open, no row
+//! pending, each sandbox that is over has one row in the audit log that says so. `remains` of the host agent reads the machine
+//! by itself, not by what Atoll believes.
+//!
+//! Deliberately absent: waiting. The caller asks again until it agrees or time is up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use atoll_client::Client;
+use atoll_domain::InstanceId;
+use atoll_store::Store;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::case::Victim;
+
+type Ids = BTreeSet<String>;
+
+/// The sandboxes that have a directory.
+pub(crate) fn sandboxes(data: &Path) -> Ids {
+    let entries = fs::read_dir(data.join("sandboxes")).map(|e| e.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Kills keeper or VMM of a sandbox; whether there was one.
+pub(crate) fn kill_of(data: &Path, id: &str, victim: Victim) -> bool {
+    let keepers = keepers(data);
+    let Some(keeper) = keepers.get(id) else { return false };
+    let pid = match victim {
+        Victim::Keeper => Some(*keeper),
+        Victim::Vmm => vmm_of(*keeper),
+        Victim::Atoll => None,
+    };
+    pid.is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok())
+}
+
+/// Keepers of this data directory, by sandbox.
+fn keepers(data: &Path) -> BTreeMap<String, i32> {
+    let mut out = BTreeMap::new();
+    for (pid, words) in processes() {
+        let dir = data.join("sandboxes");
+        if let [_, flag, id, _, own] = words.as_slice()
+            && flag == "--sandbox"
+            && Path::new(own) == dir.join(id)
+        {
+            out.insert(id.clone(), pid);
+        }
+    }
+    out
+}
+
+fn vmm_of(keeper: i32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+fn processes() -> Vec<(i32, Vec<String>)> {
+    let entries = fs::read_dir("/proc").map(|e| e.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    let read = |entry: &fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let words = line.split(|b| *b == 0).filter(|word| !word.is_empty());
+        Some((pid, words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()))
+    };
+    entries.iter().filter_map(read).collect()
+}
+
+/// Compares everything; the first difference is the error.
+pub(crate) async fn compare(data: &Path, client: &Client) -> Result<(), String> {
+    let store = Store::open_sqlite(&data.join("atoll.db")).await.map_err(|e| e.to_string())?;
+    let compared = against(&store, data, client).await;
+    store.close().await;
+    compared
+}
+
+async fn against(store: &Store, data: &Path, client: &Client) -> Result<(), String> {
+    let fault = |e: atoll_store::StoreError| e.to_string();
+    let (team, host) = store.first_team_and_host().await.map_err(fault)?.ok_or("no first start")?;
+    let open = store.open_operations().await.map_err(fault)?;
+    same("open calls", &open.iter().map(|o| o.id.to_string()).collect(), &Ids::new())?;
+    let rows = store.sandboxes_on(&host).await.map_err(fault)?;
+    let unsettled = rows.iter().filter(|row| row.status.as_str() != "running");
+    same("unsettled rows", &unsettled.map(|row| format!("{} {}", row.id, row.status)).collect(), &Ids::new())?;
+    let running: Ids = rows.iter().map(|row| row.id.to_string()).collect();
+    let shown = client.sandboxes().await.map_err(|e| e.to_string())?;
+    same("what the API lists", &shown.iter().map(|s| s.id.clone()).collect(), &running)?;
+    same("directories", &sandboxes(data), &running)?;
+    for id in &running {
+        let journal = fs::read_to_string(data.join("sandboxes").join(id).join("journal")).map_err(|e| e.to_string())?;
+        if journal.contains("\"step\":\"tombstone\"") {
+            return Err(format!("{id} runs and has a tombstone"));
+        }
+    }
+    machine(data, &running, &shown)?;
+    // One row of the log says how each ended.
+    let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+    for row in store.audit(&team, 10_000).await.map_err(fault)? {
+        let ended = matches!(row.action.as_str(), "destroy" | "ended" | "create_failed");
+        if let (true, Some(id)) = (ended, row.resource_id) {
+            *ends.entry(id).or_default() += 1;
+        }
+    }
+    match ends.iter().find(|(id, count)| **count > 1 || running.contains(*id)) {
+        Some((id, count)) => Err(format!("{id} ended {count} times by the audit log")),
+        None => Ok(()),
+    }
+}
+
+/// What is on the machine.
+fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(), String> {
+    let text = fs::read_to_string(data.join("instance.json")).map_err(|e| e.to_string())?;
+    let file: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let instance = file["instance"].as_str().unwrap_or_default().to_owned();
+    let id = InstanceId::try_from(instance.clone()).map_err(|e| e.to_string())?;
+    let keepers = keepers(data);
+    same("keepers", &keepers.keys().cloned().collect(), running)?;
+    let qemu = processes().into_iter().filter(|(_, words)| words.first().is_some_and(|w| w.contains("qemu-system")));
+    let named = |words: &[String]| words.iter().skip_while(|w| *w != "-name").nth(1).cloned();
+    let known: Ids = sandboxes(data);
+    let vmms: Ids = qemu.filter_map(|(_, words)| named(&words)).filter(|name| known.contains(name)).collect();
+    same("VMMs", &vmms, running)?;
+    let remains = atoll_host::remains(&id, data, &[]);
+    same("control groups", &remains.cgroups.into_iter().collect(), running)?;
+    let slots: Vec<(String, String)> =
+        remains.slots.iter().filter_map(|s| s.split_once(' ').map(|(n, id)| (n.to_owned(), id.to_owned()))).collect();
+    same("slots", &slots.iter().map(|(_, id)| id.clone()).collect(), running)?;
+    if slots.len() != running.len() {
+        return Err("a sandbox has two slots".into());
+    }
+    let mut network = Ids::new();
+    for (slot, id) in &slots {
+        network.insert(format!("Netns(\"at-{instance}-{slot}\")"));
+        let internet = shown.iter().any(|s| s.id == *id && s.network == atoll_api::Network::Internet);
+        if internet {
+            network.insert(format!("Interface(\"at{instance}.{slot}\")"));
+        }
+    }
+    same("namespaces and interfaces", &remains.network.into_iter().collect(), &network)?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
+    let ours = mounts.lines().filter(|line| line.contains(&format!("/at-{instance}-")));
+    let spaces: Vec<String> = ours.filter_map(|line| line.split_whitespace().nth(4).map(str::to_owned)).collect();
+    // Each namespace's name, and the empty one's, is one mount.
+    if spaces.len() != slots.len() + 1 {
+        return Err(format!("{} namespaces are mounted for {} sandboxes: {spaces:?}", spaces.len(), slots.len()));
+    }
+    let inside = data.display().to_string();
+    if let Some(line) = mounts.lines().find(|line| line.contains(&inside)) {
+        return Err(format!("a mount is left: {line}"));
+    }
+    let tables = std::process::Command::new("nft").args(["list", "tables"]).output().map_err(|e| e.to_string())?;
+    let tables = String::from_utf8_lossy(&tables.stdout).matches(&format!("atoll_{instance}")).count();
+    if tables == 1 { Ok(()) } else { Err(format!("{tables} tables of the instance")) }
+}
+
+fn same(what: &str, found: &Ids, expected: &Ids) -> Result<(), String> {
+    if found == expected {
+        return Ok(());
+    }
+    let more: Vec<_> = found.difference(expected).collect();
+    let less: Vec<_> = expected.difference(found).collect();
+    Err(format!("{what}: too many {more:?}, missing {less:?}"))
+}

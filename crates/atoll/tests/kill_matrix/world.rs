@@ -1,0 +1,201 @@
+//! A data directory, the Atoll that runs on it, and the sandbox that lives beside every case.
+//!
+//! How it works: Atoll is started as its users start it, asked over the data directory's socket, and ended by SIGKILL. The resident
+//! sandbox runs a process that counts; after every case the same process must still be counting.
+//!
+//! Deliberately absent: judging ([`super::checker`]).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use atoll_api::{CreateSandboxRequest, ExecRequest, ExecResponse};
+use atoll_client::{Client, ClientError, Endpoint};
+use tempfile::TempDir;
+
+/// How long anything may take on a machine under load.
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+
+/// A running Atoll.
+#[derive(Debug)]
+pub(crate) struct Atoll {
+    child: Child,
+    pub(crate) client: Client,
+}
+
+/// Everything that the cases share.
+#[derive(Debug)]
+pub(crate) struct World {
+    dir: TempDir,
+    pub(crate) resident: Option<String>,
+    pub(crate) atoll: Option<Atoll>,
+}
+
+fn binary() -> PathBuf {
+    let named = ["ATOLL_TEST_BIN", "ATOLL_BIN"].into_iter().find_map(std::env::var_os).map(PathBuf::from);
+    let path = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/atoll"));
+    assert!(path.is_file(), "{} is not there: cargo xtask build", path.display());
+    assert!(nix::unistd::geteuid().is_root(), "this test makes namespaces and jails: run it as root");
+    path
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(why) if Instant::now() > deadline => return Err(format!("{what}: {why}")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+impl World {
+    /// One with a resident.
+    pub(crate) async fn new() -> Self {
+        let mut world = Self::empty();
+        world.start(&[]).await.expect("Atoll starts");
+        world.ensure_resident().await.expect("a resident");
+        world.kill();
+        world
+    }
+
+    /// One that was never used.
+    pub(crate) fn empty() -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-kill-").tempdir().expect("a directory");
+        Self { dir, resident: None, atoll: None }
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A file for the test's own use.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts Atoll with these variables; the answer is whether it answers or has died.
+    pub(crate) async fn start(&mut self, variables: &[(&str, &str)]) -> Result<(), String> {
+        let log = File::create(self.file("log")).map_err(|e| e.to_string())?;
+        let mut command = Command::new(binary());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name != "ATOLL_CACHE") {
+            if name.to_string_lossy().starts_with("ATOLL_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).envs(variables.iter().copied());
+        let child = command.spawn().map_err(|e| e.to_string())?;
+        let client = Client::new(&Endpoint::Data(self.data())).map_err(|e| e.to_string())?;
+        self.atoll = Some(Atoll { child, client });
+        Ok(())
+    }
+
+    /// Waits until it answers; `Ok(false)` when it died first, or stands still at the armed place.
+    pub(crate) async fn is_up(&mut self, held: &Path) -> Result<bool, String> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let Some(atoll) = &mut self.atoll else { return Ok(false) };
+            if atoll.child.try_wait().map_err(|e| e.to_string())?.is_some() || held.exists() {
+                return Ok(false);
+            }
+            if atoll.client.health().await.is_ok() {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return Err("Atoll did not come up".into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether it has died.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.atoll.as_mut().is_none_or(|atoll| matches!(atoll.child.try_wait(), Ok(Some(_))))
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.atoll.as_ref().expect("an Atoll was started").client.clone()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut atoll) = self.atoll.take() {
+            // It may be dead already.
+            let _ = atoll.child.kill();
+            let _ = atoll.child.wait();
+        }
+    }
+
+    pub(crate) fn last_log(&self) -> String {
+        let text = fs::read_to_string(self.file("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(30).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Makes the resident if there is none, and starts what it does.
+    pub(crate) async fn ensure_resident(&mut self) -> Result<(), String> {
+        if self.resident.is_none() {
+            let nothing = self.file("never");
+            if !self.is_up(&nothing).await? {
+                return Err("Atoll died".into());
+            }
+            let made = self.client().create(&request()).await.map_err(|e| e.to_string())?;
+            let count = "n=0; while :; do n=$((n+1)); echo $n > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.2; done";
+            shell(&self.client(), &made.id, &format!("({count}) >/dev/null 2>&1 & echo $! > /tmp/pid")).await?;
+            self.resident = Some(made.id);
+        }
+        Ok(())
+    }
+
+    /// Whether the resident's process lives.
+    pub(crate) async fn resident_lives(&self) -> Result<(), String> {
+        let Some(id) = &self.resident else { return Ok(()) };
+        let said = shell(&self.client(), id, "kill -0 $(cat /tmp/pid) && cat /tmp/n").await?;
+        if said.exit_code == 0 { Ok(()) } else { Err(format!("the resident's process is gone: {}", said.stderr)) }
+    }
+
+    /// Gives this one up, whatever state it is in, and makes another.
+    pub(crate) async fn replace(self) -> Self {
+        self.end().await;
+        Self::new().await
+    }
+
+    /// Ends everything in it.
+    pub(crate) async fn end(mut self) {
+        self.kill();
+        if self.start(&[("ATOLL_ON_EXIT", "destroy")]).await.is_ok()
+            && self.is_up(&self.file("never")).await == Ok(true)
+            && let Some(mut atoll) = self.atoll.take()
+        {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(atoll.child.id()).expect("a pid"));
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let _ = atoll.child.wait();
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The smallest sandbox that boots.
+pub(crate) fn request() -> CreateSandboxRequest {
+    CreateSandboxRequest { memory_mb: Some(128), disk_mb: Some(64), ..CreateSandboxRequest::default() }
+}
+
+/// Runs a shell command in a sandbox.
+pub(crate) async fn shell(client: &Client, id: &str, script: &str) -> Result<ExecResponse, String> {
+    let args = vec!["-c".to_owned(), script.to_owned()];
+    let request = ExecRequest { cmd: "/bin/sh".into(), args, timeout_sec: Some(60), ..ExecRequest::default() };
+    client.exec(id, &request).await.map_err(|e: ClientError| format!("exec in {id}: {e}"))
+}
