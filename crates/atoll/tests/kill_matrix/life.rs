@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::case::{Case, Prelude, Victim};
 use super::checker;
@@ -97,11 +97,13 @@ async fn lead(client: &atoll_client::Client, data: &Path) {
     if let Ok(second) = client.create(&request()).await {
         // Ends by itself: its event is told, taken in and forgotten.
         checker::kill_of(data, &second.id, Victim::Vmm);
-        let over = async || match client.sandbox(&second.id).await {
-            Ok(sandbox) if sandbox.status == atoll_api::SandboxStatus::Stopped => Ok(()),
-            _ => Err(String::new()),
-        };
-        let _ = until("an end", LIMIT, over).await;
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            match client.sandbox(&second.id).await {
+                Ok(sandbox) if sandbox.status == atoll_api::SandboxStatus::Stopped => break,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
     // Without its program no keeper starts.
     let hidden = hide_keeper(data);
