@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod frames;
 mod health;
+mod life;
 mod problem;
 mod process;
 mod sandbox;
@@ -21,6 +22,7 @@ pub use files::{
 };
 pub use frames::{ExecClientFrame, Output, PtyClientFrame, PtyFrame, PtyStart, StreamError, StreamFrame, StreamStart};
 pub use health::Health;
+pub use life::{MetricPoint, SandboxEvent, SandboxMetrics};
 pub use problem::{ErrorBody, ErrorCode, FieldError, Problem};
 pub use process::{BackgroundResponse, Process, ProcessList};
 pub use sandbox::{CreateSandboxRequest, HostFacts, Network, Phase, Sandbox, SandboxStatus};

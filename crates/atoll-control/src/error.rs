@@ -20,6 +20,8 @@ pub enum What {
     File,
     /// A process in a sandbox.
     Process,
+    /// What a sandbox used.
+    Metrics,
 }
 
 impl What {
@@ -30,6 +32,7 @@ impl What {
             Self::Template => "template",
             Self::File => "file",
             Self::Process => "process",
+            Self::Metrics => "metrics of",
         }
     }
 }

@@ -11,6 +11,7 @@ use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts, SandboxSecrets,
 };
+use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -40,6 +41,12 @@ pub trait HostDriver: Send + Sync + 'static {
 
     /// A fresh byte stream to a TCP port of the guest.
     fn open_stream(&self, id: SandboxId, port: u16) -> BoxFuture<'_, Result<GuestStream, HostError>>;
+
+    /// What a running sandbox used, at one resolution, the oldest first.
+    fn metrics(&self, id: SandboxId, tier: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>>;
+
+    /// Everything that a running sandbox used, at all resolutions, with what was incomplete closed. The sampling goes on.
+    fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>>;
 
     /// What the host can take.
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>>;

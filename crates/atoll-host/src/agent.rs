@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use atoll_domain::actor::Origin;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, SandboxFacts,
-    SandboxSecrets, SandboxSpec,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
+    SandboxFacts, SandboxSecrets, SandboxSpec,
 };
+use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::validate::HostLimits;
 use atoll_domain::{Incarnation, SandboxId};
 use atoll_guest_client::GuestStream;
@@ -29,6 +30,7 @@ use crate::data_dir::{DataDir, Lock};
 use crate::error::{failed, join_failed};
 use crate::events::Events;
 use crate::journal::{Entry, Journal};
+use crate::metrics::{Metrics, Target};
 use crate::ready::{Readiness, Ready};
 use crate::recovery::Found;
 use crate::{HostConfig, StartError, Step, admission, recovery};
@@ -40,6 +42,8 @@ const EVENTS: usize = 64;
 const ADOPTION_LIMIT: Duration = Duration::from_secs(3);
 /// How long an asker waits for an adoption; a keeper that hangs is given up before.
 const SECRETS_LIMIT: Duration = Duration::from_secs(20);
+/// The tick of all sandboxes' metrics.
+const SAMPLE: Duration = Duration::from_millis(atoll_domain::metrics::SAMPLE_MS);
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an orderly stop does with running sandboxes.
@@ -63,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
     readiness: Readiness,
     events: Events,
+    metrics: Arc<Metrics>,
     sandboxes: Mutex<HashMap<SandboxId, Handle>>,
     failed: Mutex<VecDeque<(SandboxId, Call, HostError)>>,
 }
@@ -90,6 +95,17 @@ impl Shared {
         let mine = self.slots.of_instance(&self.net.instance)?;
         let slot = mine.into_iter().find(|(_, id)| *id == spec.id).map(|(slot, _)| slot);
         Ok(slot.map(|slot| plan(&self.net, slot, spec.network)))
+    }
+
+    /// What is sampled: every VM that runs.
+    fn targets(&self) -> Vec<Target> {
+        let sandboxes = held(&self.sandboxes);
+        let target = |(id, handle): (&SandboxId, &Handle)| {
+            let facts = handle.facts.borrow();
+            let vmm_pid = facts.vmm_pid.filter(|_| facts.state == HostSandboxState::Running)?;
+            Some(Target { id: id.clone(), dir: (&facts.directory).into(), vmm_pid, vcpus: handle.vcpus })
+        };
+        sandboxes.iter().filter_map(target).collect()
     }
 
     /// Memory promised to all other sandboxes, in MiB.
@@ -181,6 +197,7 @@ impl HostAgent {
                 tracing::error!(%error, "images could not be made ready; the next create tries again");
             }
         });
+        tasks.spawn(sample(Arc::clone(&agent.shared)));
         Ok(agent)
     }
 
@@ -296,6 +313,22 @@ impl HostAgent {
         found.map(|secrets| secrets.as_ref().clone()).ok_or(HostError::NotFound)
     }
 
+    /// What a sandbox used, at one resolution.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub fn metrics(&self, id: &SandboxId, tier: Tier) -> Result<Vec<Point>, HostError> {
+        self.handle(id).map(|_| self.shared.metrics.points(id, tier)).ok_or(HostError::NotFound)
+    }
+
+    /// Everything that a sandbox used, at all resolutions, with what was incomplete closed; the sampling goes on.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub fn flush_metrics(&self, id: &SandboxId) -> Result<Vec<Joined>, HostError> {
+        self.handle(id).map(|_| self.shared.metrics.flush(id)).ok_or(HostError::NotFound)
+    }
+
     /// Events after a number, then live.
     pub fn watch(&self, from: EventSeq) -> mpsc::Receiver<HostEvent> {
         let (sender, receiver) = mpsc::channel(EVENTS);
@@ -399,6 +432,20 @@ impl HostAgent {
     }
 }
 
+/// Samples all sandboxes until the agent stops.
+async fn sample(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    // After a stall the next samples are as far apart as any others.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while shared.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        let (targets, metrics) = (shared.targets(), Arc::clone(&shared.metrics));
+        // It reads small files of the kernel's and appends to the page cache: a panic in it is all that can fail.
+        if let Err(error) = tokio::task::spawn_blocking(move || metrics.sample(&targets)).await {
+            tracing::error!(%error, "sandboxes could not be sampled");
+        }
+    }
+}
+
 /// Polls all at once, in this task.
 async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
@@ -445,6 +492,7 @@ fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Found>), Star
         stopping: CancellationToken::new(),
         readiness: Readiness::default(),
         events,
+        metrics: Arc::new(Metrics::new()),
         sandboxes: Mutex::default(),
         failed: Mutex::default(),
     };

@@ -19,6 +19,7 @@ mod journal;
 mod keepers;
 mod kvm;
 mod leftovers;
+mod metrics;
 mod ready;
 mod recovery;
 mod step;

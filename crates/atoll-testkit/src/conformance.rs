@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use atoll_control::ports::HostDriver;
 use atoll_domain::host::{Destroyed, EventSeq, HostError, HostEventKind, HostSandboxState};
+use atoll_domain::metrics::Tier;
 use atoll_domain::{Incarnation, SandboxId};
 use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, dial_fn};
 
@@ -44,6 +45,20 @@ pub async fn replayed_create_has_its_effect_once(driver: &Driver) {
     let late = driver.create(call, request).await;
     assert!(matches!(late, Err(HostError::WrongState { .. })), "a late replay made a new one: {late:?}");
     assert_eq!(driver.inspect(id).await, Err(HostError::NotFound));
+}
+
+/// Metrics are there for what runs, and a flush may be repeated.
+pub async fn metrics_are_flushed_without_an_end(driver: &Driver) {
+    let id = ids::sandbox();
+    assert_eq!(driver.metrics(id.clone(), Tier::TenMinutes).await, Err(HostError::NotFound));
+    assert_eq!(driver.flush_metrics(id.clone()).await, Err(HostError::NotFound));
+    driver.create(ids::call(Incarnation::FIRST), ids::request(&id)).await.expect("a create");
+    let first = driver.flush_metrics(id.clone()).await.expect("a flush");
+    let again = driver.flush_metrics(id.clone()).await.expect("another flush");
+    assert!(again.len() >= first.len(), "a flush took something away");
+    assert!(driver.metrics(id.clone(), Tier::Day).await.is_ok(), "still there");
+    destroy(driver, &id).await;
+    assert_eq!(driver.metrics(id, Tier::TenMinutes).await, Err(HostError::NotFound));
 }
 
 /// A destroy answers when nothing is left, and again without an effect.

@@ -32,6 +32,10 @@ pub enum Method {
     Acknowledge,
     /// `open_stream`
     OpenStream,
+    /// `metrics`
+    Metrics,
+    /// `flush_metrics`
+    FlushMetrics,
     /// `capacity`
     Capacity,
 }

@@ -15,6 +15,7 @@ use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
     Isolation, Phase, Room, SandboxFacts, SandboxSecrets,
 };
+use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::{OperationId, SandboxId};
 use atoll_guest_client::{AGENT_PORT, GuestStream};
 use futures_util::FutureExt as _;
@@ -45,6 +46,7 @@ struct SimSandbox {
     secrets: SandboxSecrets,
     created: watch::Sender<Created>,
     ended: CancellationToken,
+    rings: Rings,
 }
 
 #[derive(Default)]
@@ -156,6 +158,13 @@ impl SimHost {
         }
     }
 
+    /// Takes a sample of what a sandbox uses.
+    pub fn sample(&self, id: &SandboxId, point: Point) {
+        if let Some(sandbox) = self.world().sandboxes.get_mut(id) {
+            sandbox.rings.push(point);
+        }
+    }
+
     /// Loses a sandbox without a word.
     pub fn lose_sandbox(&self, id: &SandboxId) {
         self.remove(id, HostError::WrongState { state: "stopped".into() });
@@ -264,6 +273,7 @@ impl SimHost {
             secrets: request.secrets,
             created,
             ended: CancellationToken::new(),
+            rings: Rings::default(),
         };
         world.sandboxes.insert(id, sandbox);
         Ok((seen, true))
@@ -404,6 +414,21 @@ impl HostDriver for SimHost {
             }
         };
         self.carry_out(Method::OpenStream, open).boxed()
+    }
+
+    fn metrics(&self, id: SandboxId, tier: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>> {
+        let look = move |host: Self| async move { host.found(&id, |sandbox| sandbox.rings.points(tier)) };
+        self.carry_out(Method::Metrics, look).boxed()
+    }
+
+    fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>> {
+        let flush = |host: Self| async move {
+            let mut world = host.world();
+            let sandbox = world.sandboxes.get_mut(&id).ok_or(HostError::NotFound)?;
+            sandbox.rings.close_partial();
+            Ok(sandbox.rings.all())
+        };
+        self.carry_out(Method::FlushMetrics, flush).boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {

@@ -5,7 +5,7 @@
 //! Deliberately absent: decisions about who sees what.
 
 use atoll_api::{Encoding, ExecResponse, FileEntry, FileKind, HostFacts, Network, Phase, Process, SandboxStatus};
-use atoll_control::sandboxes::ExecResult;
+use atoll_control::sandboxes::{ExecResult, SandboxMetrics};
 use atoll_domain::host::SandboxFacts;
 use atoll_domain::record;
 use atoll_guest_client::{Entry, EntryKind, ProcessInfo};
@@ -54,6 +54,31 @@ fn status(status: atoll_domain::SandboxStatus) -> SandboxStatus {
         Kept::Missing => SandboxStatus::Missing,
         Kept::Stopped => SandboxStatus::Stopped,
         Kept::Error => SandboxStatus::Error,
+    }
+}
+
+/// What a sandbox used.
+pub(crate) fn metrics(sandbox_id: String, metrics: SandboxMetrics) -> atoll_api::SandboxMetrics {
+    let point = |point: atoll_domain::metrics::Point| atoll_api::MetricPoint {
+        timestamp_unix: point.timestamp_unix(),
+        timestamp_ms: point.timestamp_ms,
+        cpu_pct: point.cpu_pct,
+        mem_bytes: point.mem_bytes,
+        disk_bytes: point.disk_bytes,
+        guest_mem_bytes: point.guest_mem_bytes,
+        guest_disk_bytes: point.guest_disk_bytes,
+    };
+    let points = metrics.points.into_iter().map(point).collect();
+    atoll_api::SandboxMetrics { sandbox_id, range: metrics.tier.as_str().into(), points }
+}
+
+/// Something that happened to a sandbox.
+pub(crate) fn event(happening: atoll_domain::happening::Happening) -> atoll_api::SandboxEvent {
+    atoll_api::SandboxEvent {
+        at: time(happening.at),
+        kind: happening.kind.as_str().into(),
+        incarnation: happening.incarnation.0,
+        reason: happening.reason,
     }
 }
 

@@ -7,6 +7,7 @@
 //! Deliberately absent: order among hosts.
 
 use atoll_domain::audit::AuditAction;
+use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{HostEvent, HostEventKind};
 use atoll_domain::{Principal, SandboxStatus};
 
@@ -43,6 +44,8 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
                 let mut row = control.audit(&Principal::System, action, sandbox);
                 row.metadata.insert("reason".into(), reason.clone());
                 tx.audit(&row).await?;
+                let why = Some(reason.clone());
+                tx.happened(&sandbox.id, &control.happening(sandbox, HappeningKind::Ended, why)).await?;
             }
             control.forget(&sandbox.id);
         }
@@ -51,6 +54,14 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
         }
         (HostEventKind::Resumed, _) => tracing::info!(sandbox.id = %event.sandbox, "a sandbox goes on"),
         (HostEventKind::Ended { .. }, None) => {}
+    }
+    let happening = match event.kind {
+        HostEventKind::DiskFull => Some(HappeningKind::DiskFull),
+        HostEventKind::Resumed => Some(HappeningKind::GoesOn),
+        HostEventKind::Ended { .. } => None,
+    };
+    if let (Some(kind), Some(sandbox)) = (happening, &sandbox) {
+        tx.happened(&sandbox.id, &control.happening(sandbox, kind, None)).await?;
     }
     tx.commit().await?;
     Ok(())

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use atoll_domain::audit::AuditAction;
+use atoll_domain::happening::HappeningKind;
 use atoll_domain::reconcile::{Observed, Remedy, remedy};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
@@ -94,7 +95,10 @@ async fn over(
 ) -> Result<(), ControlError> {
     let now = control.now();
     let tx = control.store().begin(Step::ReconcileOver).await?;
-    if tx.mark_over(&sandbox.id, sandbox.incarnation, to, "not on its host any more", now).await? {
+    let why = "not on its host any more";
+    if tx.mark_over(&sandbox.id, sandbox.incarnation, to, why, now).await? {
+        let kind = if to == SandboxStatus::Error { HappeningKind::Failed } else { HappeningKind::Ended };
+        tx.happened(&sandbox.id, &control.happening(sandbox, kind, Some(why.into()))).await?;
         tx.audit(&control.audit(&Principal::System, action, sandbox)).await?;
         status.over.push(sandbox.id.clone());
     }

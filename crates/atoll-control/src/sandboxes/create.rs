@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use atoll_domain::access::Action;
 use atoll_domain::admission::admit;
 use atoll_domain::audit::AuditAction;
+use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
 use atoll_domain::record::Sandbox;
 use atoll_domain::ttl::Lifetime;
@@ -60,6 +61,7 @@ impl Control {
         tx.insert_sandbox(&sandbox).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Create, sandbox.created_at).await?;
         tx.audit(&self.audit(principal, AuditAction::SandboxCreate, &sandbox)).await?;
+        tx.happened(&sandbox.id, &self.happening(&sandbox, HappeningKind::Created, None)).await?;
         tx.commit().await?;
         let (control, principal, id) = (self.clone(), principal.clone(), sandbox.id.clone());
         let task = self.spawn(async move { control.carry_out_create(principal, sandbox, call, secrets, busy).await });
@@ -139,6 +141,9 @@ impl Control {
         let now = self.now();
         let tx = self.store().begin(Step::CreateDone).await?;
         let wanted = tx.mark_running(facts, now).await?;
+        if wanted {
+            tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Started, None)).await?;
+        }
         tx.finish_operation(&call.operation, now).await?;
         tx.commit().await?;
         if wanted {
@@ -165,6 +170,8 @@ impl Control {
             && tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?
         {
             tx.audit(&self.audit(principal, AuditAction::SandboxCreateFailed, sandbox)).await?;
+            let why = Some(error.to_string());
+            tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Failed, why)).await?;
         }
         tx.finish_operation(&call.operation, now).await?;
         tx.commit().await?;

@@ -8,6 +8,7 @@
 
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
+use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::Call;
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxStatus};
@@ -54,6 +55,7 @@ impl Control {
         call: &Call,
         step: Step,
     ) -> Result<(), ControlError> {
+        let kept = self.last_metrics(sandbox).await;
         let answer = self.driver().destroy(call.clone(), sandbox.id.clone()).await;
         let now = self.now();
         let tx = self.store().begin(step).await?;
@@ -61,6 +63,9 @@ impl Control {
             let reason = "destroyed";
             if tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Stopped, reason, now).await? {
                 tx.audit(&self.audit(principal, AuditAction::SandboxDestroy, sandbox)).await?;
+                tx.insert_metric_points(&sandbox.id, &kept).await?;
+                tx.drop_fine_metric_points(&sandbox.id).await?;
+                tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Destroyed, None)).await?;
             }
         }
         tx.finish_operation(&call.operation, now).await?;

@@ -5,4 +5,5 @@ mod create;
 mod destroy;
 mod events;
 mod exec;
+mod life;
 mod reconcile;

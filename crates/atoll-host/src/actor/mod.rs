@@ -60,6 +60,7 @@ pub(crate) enum Message {
 pub(crate) struct Handle {
     pub(crate) call: Call,
     pub(crate) memory_mb: u32,
+    pub(crate) vcpus: u32,
     pub(crate) mailbox: mpsc::Sender<Message>,
     pub(crate) created: watch::Receiver<CreateAnswer>,
     pub(crate) facts: watch::Receiver<SandboxFacts>,
@@ -107,6 +108,7 @@ impl Actor {
         let handle = Handle {
             call: call.clone(),
             memory_mb: spec.shape.memory_mb,
+            vcpus: spec.shape.vcpus,
             mailbox: sender,
             created: created_seen,
             facts: facts_seen,

@@ -35,6 +35,7 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
         let (shared, spec, call, dir) = (shared.clone(), spec.clone(), context.call.clone(), context.dir.clone());
         let claimed = spawn_blocking(move || {
             Journal::create(&dir, &Entry::Create { call, spec: spec.clone() }).map_err(|e| failed(&e))?;
+            crate::metrics::file::create(&dir).map_err(|e| failed(&e))?;
             shared.plan(&spec).map_err(from_net)
         });
         claimed.await.map_err(join_failed)??

@@ -23,6 +23,11 @@ async fn destroy_is_idempotent() {
 }
 
 #[tokio::test]
+async fn metrics_are_flushed_without_an_end() {
+    conformance::metrics_are_flushed_without_an_end(&driver()).await;
+}
+
+#[tokio::test]
 async fn a_stale_incarnation_is_refused() {
     conformance::a_stale_incarnation_is_refused(&driver()).await;
 }

@@ -22,6 +22,7 @@ use crate::{Web, answer, metrics};
 mod exec;
 mod files;
 mod health;
+mod life;
 mod processes;
 mod pty;
 mod sandboxes;
@@ -80,6 +81,7 @@ fn sandbox_routes() -> OpenApiRouter<Web> {
         .merge(pty::routes())
         .merge(tree::routes().route_layer(from_fn(deadline(QUICK))))
         .merge(files::routes())
+        .merge(life::routes().route_layer(from_fn(deadline(QUICK))))
 }
 
 fn all() -> OpenApiRouter<Web> {

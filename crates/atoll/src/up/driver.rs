@@ -10,6 +10,7 @@ use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts, SandboxSecrets,
 };
+use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_guest_client::GuestStream;
 use atoll_host::HostAgent;
 use futures_util::FutureExt as _;
@@ -51,6 +52,14 @@ impl HostDriver for InProcess {
 
     fn open_stream(&self, id: SandboxId, port: u16) -> BoxFuture<'_, Result<GuestStream, HostError>> {
         async move { self.0.open_stream(&id, port).await }.boxed()
+    }
+
+    fn metrics(&self, id: SandboxId, tier: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>> {
+        ready(self.0.metrics(&id, tier)).boxed()
+    }
+
+    fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>> {
+        ready(self.0.flush_metrics(&id)).boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {
