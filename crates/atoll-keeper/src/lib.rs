@@ -21,6 +21,7 @@ pub mod cgroup;
 #[cfg(feature = "client")]
 pub mod client;
 mod error;
+pub mod fuzz;
 pub mod jail;
 pub mod memory;
 pub mod protocol;

@@ -104,7 +104,8 @@ impl Qmp {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.input.extend_from_slice(piece);
             if self.input.len() > MAX_LINE {
-                self.input.clear();
+                // Not cleared: an endless line must not leave its buffer behind.
+                self.input = Vec::new();
                 out.push(Heard::Garbage("a line of more than 256 KiB"));
             } else if piece.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.input);

@@ -17,6 +17,9 @@ use crate::wire;
 /// Most bytes that wait for a slow reader.
 const MAX_OUTPUT: usize = 2 * 1024 * 1024;
 
+/// Bytes that wait, beyond which events are left out; the state can be asked for.
+const MAX_MENTIONS: usize = 16 * 1024;
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -74,6 +77,13 @@ impl Connection {
     /// The descriptors that came with a request; none when there are fewer.
     pub(super) fn take_descriptors(&mut self, count: usize) -> Option<Vec<OwnedFd>> {
         (self.descriptors.len() >= count).then(|| self.descriptors.drain(..count).collect())
+    }
+
+    /// Queues a line that may be lost: a VMM that makes events without end must not cost its keeper the claimant.
+    pub(super) fn mention(&mut self, line: &Line) {
+        if self.waiting < MAX_MENTIONS {
+            self.say(line, Vec::new());
+        }
     }
 
     /// Queues a line and its descriptors.

@@ -389,7 +389,11 @@ impl Keeper {
         let (claimant, since) = (self.claimant, event.since());
         let mut connections = self.connections.iter_mut();
         if let Some(connection) = connections.find(|c| Some(c.number) == claimant && c.version >= since) {
-            connection.say(&Line::Event { event }, Vec::new());
+            match event {
+                // A VMM that is an attacker makes these without end.
+                Event::Stopped { .. } | Event::Resumed => connection.mention(&Line::Event { event }),
+                _ => connection.say(&Line::Event { event }, Vec::new()),
+            }
         }
     }
 

@@ -1,3 +1,4 @@
 //! What the keeper's parts promise, through their public interfaces.
 
+mod hostile;
 mod memory;

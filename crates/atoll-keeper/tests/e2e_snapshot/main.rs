@@ -1,0 +1,8 @@
+//! Snapshots of a real guest: taken, restored, flattened, refused.
+
+#[path = "../scene/mod.rs"]
+mod scene;
+
+mod generations;
+mod guest;
+mod refused;
