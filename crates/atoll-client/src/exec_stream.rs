@@ -13,6 +13,9 @@ use bytes::Bytes;
 use crate::socket::{Incoming, Socket};
 use crate::{Client, ClientError};
 
+/// Most input in one frame; the server takes frames of 256 KiB.
+const INPUT: usize = 96 * 1024;
+
 /// What a followed program did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
@@ -107,8 +110,11 @@ impl ExecStream {
     /// # Errors
     /// A lost connection.
     pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let frame = ExecClientFrame::Stdin { data: STANDARD.encode(bytes), encoding: Encoding::Base64 };
-        self.socket.send(&frame).await
+        for piece in bytes.chunks(INPUT) {
+            let frame = ExecClientFrame::Stdin { data: STANDARD.encode(piece), encoding: Encoding::Base64 };
+            self.socket.send(&frame).await?;
+        }
+        Ok(())
     }
 
     /// Closes its standard input.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::header::{Entry, Kind, write};
 use super::{ArchiveError, BLOCK};
 
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 96 * 1024;
 
 /// A part of the archive, in order.
 #[derive(Debug)]
