@@ -18,7 +18,8 @@ fn the_life_of_a_sandbox_on_the_command_line_and_nothing_left_after_an_orderly_s
     assert!(host["directory"].as_str().is_some_and(|dir| dir.ends_with(&id)), "{shown}");
     assert!(host["namespace"].is_string() && host["interface"].is_string(), "{shown}");
 
-    let ended = server.run(&["exec", &id, "-e", "A=b", "-w", "/tmp", "--", "sh", "-c", "echo $A $PWD; echo no >&2; exit 7"]);
+    let ended =
+        server.run(&["exec", &id, "-e", "A=b", "-w", "/tmp", "--", "sh", "-c", "echo $A $PWD; echo no >&2; exit 7"]);
     assert_eq!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()), (Some(7), "b /tmp\n", "no\n"));
     let missing = server.run(&["exec", &id, "--", "no-such-program"]);
     assert_eq!(missing.code, Some(127), "{missing:?}");
@@ -72,7 +73,8 @@ fn run_without_an_atoll_starts_one_for_itself_and_leaves_nothing() {
     assert_ne!(ended.stdout.trim(), host.trim(), "the kernel is the guest's own");
     assert!(ended.stderr.contains("boot"), "phases are told: {ended:?}");
     assert!(!dir.path().join("none").exists());
-    let mine = ended.stderr.split_whitespace().find(|word| word.starts_with("sb")).unwrap().trim_end_matches(':').to_owned();
+    let mine =
+        ended.stderr.split_whitespace().find(|word| word.starts_with("sb")).unwrap().trim_end_matches(':').to_owned();
     let lines: Vec<String> = std::fs::read_dir("/proc")
         .unwrap()
         .flatten()

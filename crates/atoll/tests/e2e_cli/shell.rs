@@ -15,7 +15,9 @@ fn through(proxy: &Proxy, server: &Server, arguments: &[&str]) -> Command {
 
 /// Asks for the size until the guest knows it: a resize travels beside the keys.
 fn expect_size(shell: &mut OnTerminal, rows: u16, cols: u16) {
-    shell.send(&format!("until [ \"$(stty size)\" = '{rows} {cols}' ]; do sleep 0.1; done; echo sized-$((2 * {cols}))\n"));
+    shell.send(&format!(
+        "until [ \"$(stty size)\" = '{rows} {cols}' ]; do sleep 0.1; done; echo sized-$((2 * {cols}))\n"
+    ));
     shell.expect(&format!("sized-{}", 2 * cols));
 }
 
@@ -59,7 +61,17 @@ fn exec_it_gives_a_terminal_and_refuses_where_there_is_none() {
     let none = server.run(&["exec", "-it", &id, "--", "true"]);
     assert_eq!(none.code, Some(2), "{none:?}");
     assert!(none.stderr.contains("exec -i"), "{none:?}");
-    let command = server.atoll(&["exec", "-it", &id, "-w", "/tmp", "--", "sh", "-c", "test -t 0 && test -t 1 && pwd; read x; exit $x"]);
+    let command = server.atoll(&[
+        "exec",
+        "-it",
+        &id,
+        "-w",
+        "/tmp",
+        "--",
+        "sh",
+        "-c",
+        "test -t 0 && test -t 1 && pwd; read x; exit $x",
+    ]);
     let mut program = OnTerminal::start(&command, 24, 80);
     program.expect("/tmp");
     program.send("6\n");
