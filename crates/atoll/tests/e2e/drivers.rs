@@ -1,0 +1,61 @@
+//! The host agent in this process keeps to what every host keeps to: the suite of the testkit, with real VMs.
+//!
+//! How it works: one agent for all rules, because making images and network ready is the slow part; each rule has sandboxes of its own. It
+//! needs keeper and guest agent inside the test program, as `cargo xtask test` builds it.
+//!
+//! Deliberately absent: faults that only a simulated host can be told to have.
+
+use std::sync::Arc;
+
+use atoll_disk::{Cache, Silent};
+use atoll_domain::SandboxId;
+use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
+use atoll_testkit::conformance::{self, Driver};
+
+use crate::driver::InProcess;
+use crate::embedded;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
+    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
+    let dir = tempfile::Builder::new().prefix("atoll-e2e-").tempdir().unwrap();
+    let root = dir.path().join("data");
+    let (data, lock) = DataDir::open(&root).unwrap();
+    let instance = data.instance().unwrap();
+    let explicit = std::env::var_os("ATOLL_CACHE").map(std::path::PathBuf::from);
+    let config = HostConfig {
+        data: root.clone(),
+        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
+        keeper: embedded::KEEPER,
+        guest: embedded::GUEST,
+        address_pool: None,
+        accelerator: AcceleratorChoice::Auto,
+        progress: Arc::new(Silent),
+    };
+    let agent = HostAgent::start(config, data, lock).await.unwrap();
+    let driver: Driver = Arc::new(InProcess(agent.clone()));
+    conformance::replayed_create_has_its_effect_once(&driver).await;
+    conformance::destroy_is_idempotent(&driver).await;
+    conformance::a_stale_incarnation_is_refused(&driver).await;
+    conformance::a_cancelled_create_can_be_joined_again(&driver).await;
+    conformance::destroy_wins_over_create(&driver).await;
+    conformance::a_cancelled_destroy_ends_all_the_same(&driver).await;
+    conformance::streams_reach_the_agent_and_the_token_counts(&driver).await;
+    let end = |id: SandboxId| {
+        let agent = agent.clone();
+        async move { kill_vmm(&agent, &id).await }
+    };
+    conformance::events_come_from_any_number_until_acknowledged(&driver, end).await;
+    agent.shutdown(OnExit::Destroy).await;
+    let left = atoll_host::remains(&instance, &root, &[]);
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Kills a sandbox's VMM, as the machine's out-of-memory killer would, and waits until the host has noticed.
+async fn kill_vmm(agent: &HostAgent, id: &SandboxId) {
+    let pid = agent.inspect(id).unwrap().vmm_pid.expect("it runs");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let gone = || async { agent.inspect(id).is_err().then_some(()) };
+    atoll_testkit::eventually("the host to notice", gone).await;
+}

@@ -1,0 +1,125 @@
+//! Ends of Atoll itself, and many sandboxes at once.
+
+use std::sync::Arc;
+
+use atoll_api::SandboxStatus;
+use atoll_testkit::eventually;
+
+use crate::guest::{Guest, program, small};
+use crate::server::{Data, Server};
+
+#[tokio::test]
+async fn an_orderly_stop_leaves_nothing_and_the_rows_say_so() {
+    let data = Arc::new(Data::new());
+    let server = Arc::new(Server::start_on(Arc::clone(&data)));
+    let guest = Guest::on(Arc::clone(&server), &small()).await;
+    assert!(!data.remains(&server.made()).is_empty(), "the search finds what is there");
+    assert!(server.stop().success());
+    server.assert_nothing_left();
+    let again = Server::start_on(data);
+    let row = again.client().sandbox(guest.id()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Stopped, "{row:?}");
+}
+
+#[tokio::test]
+async fn after_a_kill_the_next_start_ends_what_it_finds_and_marks_the_rows() {
+    let data = Arc::new(Data::new());
+    let server = Arc::new(Server::start_on(Arc::clone(&data)));
+    let guest = Guest::on(Arc::clone(&server), &small()).await;
+    let idle = Guest::on(Arc::clone(&server), &small()).await;
+    server.kill();
+    let found = data.remains(&server.made());
+    assert_eq!(found.directories.len(), 2, "{found:?}");
+    let again = Server::start_on(Arc::clone(&data));
+    for id in [guest.id(), idle.id()] {
+        let client = again.client();
+        let over = || async {
+            let row = client.sandbox(id).await.unwrap();
+            (row.status == SandboxStatus::Stopped).then_some(row)
+        };
+        let row = eventually("the row to be marked", over).await;
+        assert!(row.reason.is_some(), "{row:?}");
+    }
+    let left = data.remains(&server.made());
+    assert!(left.processes.is_empty() && left.directories.is_empty() && left.slots.is_empty(), "{left:?}");
+    // The API key of the first start is still the key, and the new one works as the old one did.
+    assert_eq!(again.api_key, server.api_key);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_during_create_leaves_a_running_sandbox_or_none() {
+    let server = Arc::new(Server::start());
+    let client = server.client();
+    let asker = client.clone();
+    let task = tokio::spawn(async move { asker.create(&small()).await });
+    let listed = || async { client.sandboxes().await.unwrap().into_iter().next() };
+    let pending = eventually("the row", listed).await;
+    server.note(&pending.id);
+    task.abort();
+    let settled = || async {
+        let row = client.sandbox(&pending.id).await.unwrap();
+        (row.status != SandboxStatus::Pending).then_some(row)
+    };
+    let row = eventually("the create to end", settled).await;
+    assert_eq!(row.status, SandboxStatus::Running, "{row:?}");
+    let done = client.exec(&pending.id, &program(&["echo", "here"])).await.unwrap();
+    assert_eq!(done.stdout, "here\n");
+    client.destroy(&pending.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_destroy_during_create_leaves_nothing() {
+    let server = Arc::new(Server::start());
+    let client = server.client();
+    let asker = client.clone();
+    let task = tokio::spawn(async move { asker.create(&small()).await });
+    let listed = || async { client.sandboxes().await.unwrap().into_iter().next() };
+    let pending = eventually("the row", listed).await;
+    server.note(&pending.id);
+    client.destroy(&pending.id).await.unwrap();
+    let created = atoll_testkit::within("the create to be told", task).await.unwrap();
+    assert!(created.is_err(), "{created:?}");
+    assert_eq!(client.sandbox(&pending.id).await.unwrap().status, SandboxStatus::Stopped);
+    let left = server.data.remains(&server.made());
+    assert!(left.processes.is_empty() && left.directories.is_empty() && left.slots.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_powers_off_is_marked_and_leaves_nothing() {
+    let server = Arc::new(Server::start());
+    let guest = Guest::on(Arc::clone(&server), &small()).await;
+    // The answer is lost with the machine, or comes just before.
+    let _ = guest.try_exec(&program(&["bash", "-c", "echo b > /proc/sysrq-trigger || reboot -f"])).await;
+    let over = || async {
+        let row = guest.client.sandbox(guest.id()).await.unwrap();
+        (row.status == SandboxStatus::Stopped).then_some(row)
+    };
+    let row = eventually("the end to be told", over).await;
+    assert!(row.reason.is_some(), "{row:?}");
+    let cleaned = || async {
+        let left = server.data.remains(&server.made());
+        (left.processes.is_empty() && left.directories.is_empty()).then_some(())
+    };
+    eventually("everything to be given back", cleaned).await;
+}
+
+#[tokio::test]
+async fn twenty_created_at_once_all_answer() {
+    let server = Arc::new(Server::start());
+    let request = atoll_api::CreateSandboxRequest { memory_mb: Some(128), disk_mb: Some(64), ..Default::default() };
+    let many = (0..20).map(|n: u32| {
+        let (server, request) = (Arc::clone(&server), request.clone());
+        async move {
+            let guest = Guest::on(server, &request).await;
+            let done = guest.try_exec(&program(&["echo", &n.to_string()])).await.unwrap();
+            assert_eq!(done.stdout, format!("{n}\n"));
+            guest
+        }
+    });
+    let guests = futures_util::future::join_all(many).await;
+    let hosts: std::collections::BTreeSet<_> = guests.iter().map(|guest| guest.sandbox.host_ip.clone()).collect();
+    assert_eq!(hosts.len(), 20, "each has an address of its own");
+    assert_eq!(server.client().sandboxes().await.unwrap().len(), 20);
+    let ends = guests.into_iter().map(Guest::end);
+    futures_util::future::join_all(ends).await;
+}

@@ -1,0 +1,25 @@
+//! The built binary with real VMs, from outside: over its API, its command line and what it leaves on the machine.
+//!
+//! How it works: [`server::Server`] starts `atoll up` on a data directory of its own; tests that need no other share one. Each test makes its
+//! own sandboxes and ends them; when a server ends, the machine itself is searched for anything left. Needs root, and a binary
+//! of `cargo xtask build` (`ATOLL_BIN`, else `target/release/atoll`).
+//!
+//! Deliberately absent: any order between tests, and figures.
+
+mod bad_input;
+mod command_line;
+#[path = "../../src/up/driver.rs"]
+mod driver;
+mod drivers;
+#[path = "../../src/embedded.rs"]
+mod embedded;
+mod exec;
+mod files;
+mod guest;
+mod isolation;
+mod lifecycle;
+mod network;
+mod sandbox;
+mod server;
+mod wire;
+mod world;
