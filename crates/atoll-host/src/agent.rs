@@ -35,7 +35,7 @@ use crate::ready::{Readiness, Ready};
 use crate::recovery::Found;
 use crate::{HostConfig, StartError, Step, admission, recovery};
 
-/// How many failed creates are remembered for replays.
+/// How many creates whose sandbox is gone are remembered for replays.
 const REMEMBERED: usize = 256;
 const EVENTS: usize = 64;
 /// How long a start waits for keepers; one answers within milliseconds, or hangs.
@@ -117,7 +117,7 @@ impl Shared {
         held(&self.sandboxes).remove(id);
     }
 
-    /// Keeps a failed create's answer for replays of its call.
+    /// Keeps what a create whose sandbox is gone, or never was, answers to replays of its call.
     pub(crate) fn remember(&self, id: &SandboxId, call: &Call, error: HostError) {
         let mut failed = held(&self.failed);
         failed.push_back((id.clone(), call.clone(), error));

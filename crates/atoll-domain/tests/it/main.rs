@@ -1,10 +1,12 @@
 //! The rules, by property.
 
 mod actor;
+mod admission;
 mod golden;
 mod ids;
 mod metrics;
 mod objects;
+mod reconcile;
 mod snapshot;
 mod ttl;
 mod validate;

@@ -173,6 +173,10 @@ impl Actor {
             }
         }
         drop(work);
+        if state == State::Gone && matches!(*self.created.borrow(), Some(Ok(_))) {
+            // A replay of its create that comes late makes no second one.
+            self.shared.remember(self.id(), &self.call, HostError::WrongState { state: "stopped".into() });
+        }
         self.shared.forget(self.id());
         // Whoever asked meanwhile finds nothing left, which is what they asked for.
         self.mailbox.close();

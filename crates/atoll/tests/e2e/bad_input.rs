@@ -49,15 +49,8 @@ async fn bad_creates_are_refused_by_field_and_make_nothing() {
     let unknown = send(&server, "POST /v1/sandboxes", JSON, br#"{"template": "nonesuch"}"#).await;
     assert_problem(&unknown, 404, "not_found", "an unknown template");
     assert!(unknown.body.contains("nonesuch"), "{}", unknown.body);
-    for body in ["", "{", "[]", "null", "\"x\"", "{\"vcpus\": 1", "{}{}", "\u{ff}"] {
+    for body in ["{", "[]", "null", "\"x\"", "{\"vcpus\": 1", "{}{}", "\u{ff}"] {
         let reply = send(&server, "POST /v1/sandboxes", JSON, body.as_bytes()).await;
-        // Nothing at all is a request for the defaults nowhere else, so here too it must be said.
-        if body.is_empty() && reply.status == 201 {
-            let id = reply.json()["id"].as_str().unwrap().to_owned();
-            server.note(&id);
-            server.client().destroy(&id).await.unwrap();
-            continue;
-        }
         assert_problem(&reply, 400, "invalid_request", body);
     }
     assert_eq!(server.client().sandboxes().await.unwrap().len(), before);
@@ -68,8 +61,6 @@ async fn huge_and_odd_requests_are_refused() {
     let server = shared();
     let huge = format!(r#"{{"template": "{}"}}"#, "x".repeat(20 << 20));
     assert_problem(&send(&server, "POST /v1/sandboxes", JSON, huge.as_bytes()).await, 413, "too_large", "a huge body");
-    let form = send(&server, "POST /v1/sandboxes", "text/plain", b"{}").await;
-    assert_problem(&form, 415, "unsupported_media_type", "not JSON by name");
     assert_problem(&send(&server, "GET /v1/nowhere", JSON, b"").await, 404, "not_found", "no such path");
     let method = send(&server, "PUT /v1/sandboxes", JSON, b"{}").await;
     assert_problem(&method, 405, "method_not_allowed", "no such method");
@@ -152,6 +143,7 @@ fn without_root_it_says_what_to_do() {
         .uid(65534)
         .gid(65534)
         .env_clear()
+        .env("HOME", copy.path())
         .output()
         .unwrap();
     failed(&output, &["root", "sudo"]);

@@ -40,6 +40,7 @@ async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
     conformance::a_cancelled_create_can_be_joined_again(&driver).await;
     conformance::destroy_wins_over_create(&driver).await;
     conformance::a_cancelled_destroy_ends_all_the_same(&driver).await;
+    conformance::metrics_are_flushed_without_an_end(&driver).await;
     conformance::streams_reach_the_agent_and_the_token_counts(&driver).await;
     let end = |id: SandboxId| {
         let agent = agent.clone();

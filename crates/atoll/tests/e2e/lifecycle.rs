@@ -22,28 +22,36 @@ async fn an_orderly_stop_leaves_nothing_and_the_rows_say_so() {
 }
 
 #[tokio::test]
-async fn after_a_kill_the_next_start_ends_what_it_finds_and_marks_the_rows() {
+async fn after_a_kill_the_next_start_takes_over_what_runs_and_marks_what_ended() {
     let data = Arc::new(Data::new());
     let server = Arc::new(Server::start_on(Arc::clone(&data)));
     let guest = Guest::on(Arc::clone(&server), &small()).await;
-    let idle = Guest::on(Arc::clone(&server), &small()).await;
+    let lost = Guest::on(Arc::clone(&server), &small()).await;
+    guest.sh("nohup sleep 5000 >/dev/null 2>&1 & echo kept > /tmp/kept").await;
+    let vmm = server.local().sandbox(lost.id()).await.unwrap().host.and_then(|host| host.vmm_pid).unwrap();
     server.kill();
-    let found = data.remains(&server.made());
-    assert_eq!(found.directories.len(), 2, "{found:?}");
-    let again = Server::start_on(Arc::clone(&data));
-    for id in [guest.id(), idle.id()] {
-        let client = again.client();
-        let over = || async {
-            let row = client.sandbox(id).await.unwrap();
-            (row.status == SandboxStatus::Stopped).then_some(row)
-        };
-        let row = eventually("the row to be marked", over).await;
-        assert!(row.reason.is_some(), "{row:?}");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(vmm).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let again = Arc::new(Server::start_on(Arc::clone(&data)));
+    assert_eq!(again.api_key, server.api_key, "the key of the first start is still the key");
+    for id in server.made() {
+        again.note(&id);
     }
-    let left = data.remains(&server.made());
-    assert!(left.processes.is_empty() && left.directories.is_empty() && left.slots.is_empty(), "{left:?}");
-    // The API key of the first start is still the key, and the new one works as the old one did.
-    assert_eq!(again.api_key, server.api_key);
+    let client = again.client();
+    let over = || async {
+        let row = client.sandbox(lost.id()).await.unwrap();
+        (row.status == SandboxStatus::Stopped).then_some(row)
+    };
+    let row = eventually("the row to be marked", over).await;
+    assert!(row.reason.is_some(), "{row:?}");
+    let done = client.exec(guest.id(), &program(&["bash", "-c", "cat /tmp/kept; pgrep -xc sleep"])).await.unwrap();
+    assert_eq!(done.stdout, "kept\n1\n");
+    client.destroy(guest.id()).await.unwrap();
+    let given_back = || async {
+        let left = data.remains(&again.made());
+        (left.processes.is_empty() && left.directories.is_empty() && left.slots.is_empty()).then_some(())
+    };
+    eventually("everything to be given back", given_back).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::server::Server;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// What came back.
 #[derive(Debug)]
