@@ -55,6 +55,8 @@ impl Options {
 
 /// Serves until the process is killed.
 pub(crate) fn run(options: Options) -> Result<(), AgentError> {
+    // It was executed by a path that says nothing. Only `ps` shows it.
+    let _ = nix::sys::prctl::set_name(c"atoll-guest");
     raise_file_limit();
     let failed = |source| AgentError::io("starting the agent", source);
     let runtime =

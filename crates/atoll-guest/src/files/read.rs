@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -73,12 +73,27 @@ struct Found {
     size: u64,
     /// Since 1970 UTC.
     modified: Duration,
+    /// All of it, when it is short: what is told of its size then holds, whoever writes to it
+    /// meanwhile, and head and content leave in one piece.
+    content: Option<Bytes>,
 }
 
 impl Found {
     /// Files of the kernel claim to be empty; they are read to their end.
     fn length(&self) -> Option<u64> {
-        (self.size > 0).then_some(self.size)
+        (self.size > 0 || self.content.is_some()).then_some(self.size)
+    }
+
+    fn body(self, start: u64, length: Option<u64>, packed: bool) -> Body {
+        let short = self.content.filter(|_| !packed).and_then(|content| {
+            let start = usize::try_from(start).ok()?;
+            let end = usize::try_from(length?).ok()?.checked_add(start)?;
+            (end <= content.len()).then(|| content.slice(start..end))
+        });
+        match short {
+            Some(content) => Body::full(content),
+            None => Body::new(StreamBody::new(pieces(self.file, start, length, packed))),
+        }
     }
 
     /// The entity tag: content with another coding is another entity.
@@ -109,7 +124,7 @@ fn whole(found: Found, packed: bool, head: bool) -> Reply {
         put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     }
     if !head {
-        *reply.body_mut() = Body::new(StreamBody::new(pieces(found.file, 0, length, packed)));
+        *reply.body_mut() = found.body(0, length, packed);
     }
     reply
 }
@@ -120,7 +135,7 @@ fn piece(found: Found, start: u64, last: u64, head: bool) -> Reply {
     put(&mut reply, header::CONTENT_LENGTH, &length.to_string());
     put(&mut reply, header::CONTENT_RANGE, &format!("bytes {start}-{last}/{}", found.size));
     if !head {
-        *reply.body_mut() = Body::new(StreamBody::new(pieces(found.file, start, Some(length), false)));
+        *reply.body_mut() = found.body(start, Some(length), false);
     }
     reply
 }
@@ -166,7 +181,31 @@ fn open(path: &Path) -> Result<Found, AgentError> {
         return Err(AgentError::Invalid(format!("`{}` is not an ordinary file", path.display())));
     }
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    Ok(Found { size: metadata.len(), file, modified })
+    let (size, content) = match short(&file, metadata.len()).map_err(failed)? {
+        Some(content) => (content.len() as u64, Some(content)),
+        None => (metadata.len(), None),
+    };
+    Ok(Found { file, size, modified, content })
+}
+
+/// The content of a file that fits into one piece. Files of the kernel claim to be empty and may
+/// be of any length, or never end: they are not read here.
+fn short(file: &File, size: u64) -> io::Result<Option<Bytes>> {
+    if size == 0 || size > PIECE as u64 {
+        return Ok(None);
+    }
+    let mut content = vec![0; usize::try_from(size).unwrap_or(PIECE) + 1];
+    let mut length = 0;
+    // At places, so that the file itself stays at its beginning.
+    while length < content.len() {
+        match file.read_at(&mut content[length..], length as u64)? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    // One that has grown meanwhile is read as a long one.
+    content.truncate(length);
+    Ok((length as u64 <= size).then(|| content.into()))
 }
 
 /// The pieces of a file. The reading task ends when nobody takes them any more.

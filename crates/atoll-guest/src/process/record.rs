@@ -28,8 +28,10 @@ use super::{
 };
 use crate::error::AgentError;
 
-/// How long output waits for a reader that does not move.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long output waits for a reader that does not move. Short, because a process must not pay for
+/// who watches it; not so short that a reader on a busy machine, which only waits for its turn, loses
+/// output that it would have taken.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was asked to run.
 #[derive(Debug, Clone)]

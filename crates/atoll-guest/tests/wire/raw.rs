@@ -119,6 +119,43 @@ fn a_json_stream_holds_nothing_that_was_not_asked_for() {
 }
 
 #[test]
+fn a_stream_of_input_is_answered_with_one_message_and_an_end() {
+    let agent = Agent::start();
+    let frame = |message: Value| {
+        let message = message.to_string();
+        [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message.as_bytes()].concat()
+    };
+    let proof = agent.path("proof");
+    let line = format!("read a; read b; echo $b $a > {proof}.t; mv {proof}.t {proof}");
+    let starting = json!({"process": {"cmd": "/bin/sh", "args": ["-c", line]}, "tag": "reader"});
+    let feed = |messages: &[Value]| {
+        let body: Vec<u8> = messages.iter().flat_map(|message| frame(message.clone())).collect();
+        let headers = [ROOT, ("Content-Type", "application/connect+json"), ("Connect-Protocol-Version", "1")];
+        request(&agent, "POST /process.Process/StreamInput", &headers, &body)
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| start(&agent, &starting, &[]));
+        let listed = || call(&agent, "process.Process/List", &json!({})).json()["processes"].is_array();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !listed() {
+            assert!(Instant::now() < until, "it did not start");
+        }
+        let data = |text: &str| json!({"data": {"input": {"stdin": STANDARD.encode(text)}}});
+        let answer = feed(&[
+            json!({"start": {"process": {"tag": "reader"}}}),
+            data("one\n"),
+            json!({"keepalive": {}}),
+            data("two\n"),
+        ]);
+        assert_eq!((answer.status, answer.headers["content-type"].as_str()), (200, "application/connect+json"));
+        assert_eq!(answer.frames(), [(0, json!({})), (2, json!({}))]);
+    });
+    assert_eq!(std::fs::read_to_string(&proof).unwrap(), "two one\n");
+    let frames = feed(&[json!({"start": {"process": {"tag": "nobody"}}})]).frames();
+    assert_eq!(frames.last().unwrap().1["error"]["code"], "not_found");
+}
+
+#[test]
 fn a_deadline_in_a_header_is_an_error_at_the_end_of_the_stream() {
     let agent = Agent::start();
     let message = json!({"process": {"cmd": "sleep", "args": ["1000"]}});
@@ -233,6 +270,8 @@ fn a_file_that_is_known_is_not_sent_again() {
     std::fs::write(agent.path("known"), "01234567890").unwrap();
     let again = request(&agent, &target, &[("If-None-Match", tag.as_str())], b"");
     assert_eq!((again.status, again.body.len()), (200, 11));
+    let head = request(&agent, &target.replace("GET", "HEAD"), &[], b"");
+    assert_eq!((head.headers["content-length"].as_str(), head.body.len()), ("11", 0));
     let packed = request(&agent, &target, &[("Accept-Encoding", "gzip")], b"");
     assert_ne!(packed.headers["etag"], again.headers["etag"], "another coding is another entity");
 }
