@@ -63,6 +63,14 @@ pub enum ClientError {
         /// The cap.
         limit: usize,
     },
+    /// The server closed the stream, and said why.
+    #[error("{server} closed the stream: {reason}")]
+    Closed {
+        /// Address or socket.
+        server: String,
+        /// What it said.
+        reason: String,
+    },
     /// The connection was lost, or what was sent could not be read.
     #[error("the connection to {server} was lost")]
     Lost {

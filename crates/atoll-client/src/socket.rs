@@ -120,6 +120,10 @@ impl Socket {
                 }
                 Some(Ok(Message::Binary(bytes))) => return Ok(Incoming::Bytes(bytes)),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
+                    let reason = frame.reason.chars().filter(|c| !c.is_control()).collect();
+                    return Err(ClientError::Closed { server: self.server.clone(), reason });
+                }
                 Some(Ok(Message::Close(_))) | None => return Ok(Incoming::Closed),
                 Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(Incoming::Closed),
                 Some(Err(error)) => return Err(self.lost(error)),

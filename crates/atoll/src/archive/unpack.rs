@@ -94,11 +94,7 @@ impl Unpack {
                     let (link, length) = (*link, *length);
                     if let Some(text) = self.gather(&mut bytes, length.next_multiple_of(BLOCK)) {
                         let text = text[..length].split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-                        if link {
-                            self.long_link = Some(text)
-                        } else {
-                            self.long_name = Some(text)
-                        }
+                        *(if link { &mut self.long_link } else { &mut self.long_name }) = Some(text);
                         self.state = State::Header;
                     }
                 }

@@ -25,12 +25,13 @@ pub(crate) async fn remove(client: &Client, global: &Global, args: &RmArgs) -> R
             }
         }
     }
-    match global.output {
-        Output::Json => output::json(&destroyed)?,
+    let printed = match global.output {
+        Output::Json => output::json(&destroyed),
         Output::Table | Output::Name => {
-            output::print(&destroyed.iter().map(|id| format!("{id}\n")).collect::<String>())?
+            output::print(&destroyed.iter().map(|id| format!("{id}\n")).collect::<String>())
         }
-    }
+    };
+    printed?;
     match failed {
         Some(error) => Err(error.context("not all of them could be destroyed")),
         None => Ok(()),

@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::admin_file;
+use super::{admin_file, first_start};
 use super::driver::InProcess;
+use super::first_start::FirstStart;
 use super::local_socket::{self, LocalSocket};
 use crate::embedded;
 
@@ -75,7 +76,8 @@ impl Instance {
         if !embedded::complete() {
             return Err(StartError::Incomplete.into());
         }
-        let store = Store::open_sqlite(&parts.data.join("atoll.db")).await.context("the database cannot be opened")?;
+        let beginning = first_start::begin(&parts.data)?;
+        let store = Store::open_sqlite(&first_start::database(&parts.data)).await.context("the database cannot be opened")?;
         let config = HostConfig {
             data: parts.data.clone(),
             cache: parts.cache,
@@ -86,7 +88,7 @@ impl Instance {
             progress: parts.progress,
         };
         let agent = HostAgent::start(config, data, lock).await?;
-        match serve(&parts.data, &agent, store, listener).await {
+        match serve(&parts.data, &agent, store, listener, beginning).await {
             Ok(instance) => Ok(instance),
             Err(error) => {
                 // What it has taken over is not this failure's to end.
@@ -118,13 +120,20 @@ impl Instance {
     }
 }
 
-async fn serve(data: &Path, agent: &HostAgent, store: Store, listener: Option<TcpListener>) -> Result<Instance> {
+async fn serve(
+    data: &Path,
+    agent: &HostAgent,
+    store: Store,
+    listener: Option<TcpListener>,
+    beginning: FirstStart,
+) -> Result<Instance> {
     let driver = Arc::new(InProcess(agent.clone()));
     let (control, first) = Control::start(store, driver, Arc::new(SystemClock)).await?;
     let url = listener.as_ref().map(|listener| anyhow::Ok(url(listener.local_addr()?))).transpose()?;
     if let Some(url) = &url {
         admin_file::write(data, url, first)?;
     }
+    beginning.finish()?;
     let (socket_listener, socket) = local_socket::bind(data)?;
     control.start_loops();
     let no_more_requests = CancellationToken::new();

@@ -8,6 +8,7 @@
 mod admin_file;
 mod build_progress;
 mod driver;
+mod first_start;
 pub(crate) mod instance;
 mod local_socket;
 pub(crate) mod logs;
