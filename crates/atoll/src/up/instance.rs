@@ -23,10 +23,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{admin_file, first_start};
 use super::driver::InProcess;
 use super::first_start::FirstStart;
 use super::local_socket::{self, LocalSocket};
+use super::{admin_file, first_start};
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.
@@ -77,7 +77,8 @@ impl Instance {
             return Err(StartError::Incomplete.into());
         }
         let beginning = first_start::begin(&parts.data)?;
-        let store = Store::open_sqlite(&first_start::database(&parts.data)).await.context("the database cannot be opened")?;
+        let store =
+            Store::open_sqlite(&first_start::database(&parts.data)).await.context("the database cannot be opened")?;
         let config = HostConfig {
             data: parts.data.clone(),
             cache: parts.cache,
