@@ -33,10 +33,13 @@ print('primes below 50:', *primes)
 open('note.txt', 'w').write('written by the first command\\n')
 ";
 
-/// Builds, boots, runs, shows.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+/// Builds (unless a binary is given), boots, runs, shows.
+pub(crate) fn run(workspace: &Workspace, binary: Option<&str>) -> Result<()> {
     let began = Instant::now();
-    let binary = build::run(workspace, Profile::Release)?;
+    let binary = match binary {
+        Some(path) => std::path::absolute(path).context("the path of the binary")?,
+        None => build::run(workspace, Profile::Release)?,
+    };
     let built = began.elapsed();
     let atoll = Running::start(binary)?;
     let listening = Instant::now();

@@ -32,7 +32,7 @@ usage: cargo xtask COMMAND
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute
-  demo                            boots a real VM and runs a Python program inside it";
+  demo [--binary FILE]            boots a real VM and runs a Python program inside it";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -56,7 +56,8 @@ fn run(args: &[String]) -> Result<()> {
         ["test", stages @ ..] => test::run(&workspace, stages),
         ["soak"] => soak::run(&workspace, "60"),
         ["soak", "--seconds", seconds] => soak::run(&workspace, seconds),
-        ["demo"] => demo::run(&workspace),
+        ["demo"] => demo::run(&workspace, None),
+        ["demo", "--binary", path] => demo::run(&workspace, Some(path)),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
