@@ -11,17 +11,14 @@ use crate::stage::{self, Stages};
 use crate::workspace::Workspace;
 use crate::{check_deps, files, placement};
 
-/// Runs all checks, tells every failure.
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+/// Runs the checks (clippy only if everything is wanted), tells every failure.
+pub(crate) fn run(workspace: &Workspace, everything: bool) -> Result<()> {
     let mut stages = Stages::new();
-    stages_of(workspace, &mut stages);
+    quick(workspace, &mut stages);
+    if everything {
+        clippy(workspace, &mut stages);
+    }
     stages.finish()
-}
-
-/// The checks as stages of a longer run.
-pub(crate) fn stages_of(workspace: &Workspace, stages: &mut Stages) {
-    quick(workspace, stages);
-    clippy(workspace, stages);
 }
 
 /// What takes seconds.

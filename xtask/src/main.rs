@@ -28,7 +28,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   build [--profile release|dist]  the one binary, with keeper and guest agent inside: target/PROFILE/atoll
-  check                           format, file rules, crate directions, clippy
+  check [--quick]                 format, file rules, placement, crate directions; and clippy, unless quick
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute
@@ -51,7 +51,8 @@ fn run(args: &[String]) -> Result<()> {
     match words.as_slice() {
         ["build"] => build::run(&workspace, Profile::Release).map(|_| ()),
         ["build", "--profile", name] => build::run(&workspace, Profile::parse(name)?).map(|_| ()),
-        ["check"] => check::run(&workspace),
+        ["check"] => check::run(&workspace, true),
+        ["check", "--quick"] => check::run(&workspace, false),
         ["check-deps"] => check_deps::run(&workspace),
         ["test", stages @ ..] => test::run(&workspace, stages),
         ["soak"] => soak::run(&workspace, "60"),

@@ -2,7 +2,8 @@
 //!
 //! How it works: the binary is built first, clippy and the tests reuse its build scripts and dependencies (one profile for
 //! all). Test programs are compiled by one cargo call and then run one by one, so that each has a line, a time and a limit
-//! of its own; those that boot VMs (test targets named `e2e*`) come last, few at a time. They are run as root where
+//! of its own; those that boot VMs (test targets named `e2e*`, and the kill
+//! matrix) come last, few at a time. They are run as root where
 //! possible, because namespaces and jails need it.
 //!
 //! Deliberately absent: retries. A test that fails once failed.
@@ -37,7 +38,7 @@ struct TestProgram {
 
 impl TestProgram {
     fn boots_vms(&self) -> bool {
-        self.target.starts_with("e2e") || self.target == "kill_matrix"
+        self.target.starts_with("e2e") || self.target == "kill_matrix" || self.target == "kill_matrix"
     }
 
     fn name(&self) -> String {

@@ -6,11 +6,8 @@
 //!
 //! Deliberately absent: reading it again on the host. What a guest wrote is hostile.
 
-#![expect(unsafe_code, reason = "FICLONE has no safe wrapper in nix")]
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
@@ -86,8 +83,7 @@ pub fn allocated_bytes(path: &Path) -> Result<u64, DiskError> {
 }
 
 fn clone_file(source: &File, target: &File) -> bool {
-    // SAFETY: FICLONE takes the source descriptor by value and touches no memory of ours; both files are open.
-    unsafe { libc::ioctl(target.as_raw_fd(), libc::FICLONE, source.as_raw_fd()) == 0 }
+    rustix::fs::ioctl_ficlone(target, source).is_ok()
 }
 
 fn copy_sparse(mut source: File, mut target: File) -> std::io::Result<()> {
