@@ -91,6 +91,12 @@ pub enum ControlError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// The first request under this key is not done yet.
+    #[error("the first request with this idempotency key is still under way; try again")]
+    InProgress,
+    /// The key was used for another request.
+    #[error("this idempotency key was used for another request; take a new one")]
+    OtherRequest,
     /// As many as there may be are there already.
     #[error("there are {limit} {what} already; close one first")]
     TooMany {

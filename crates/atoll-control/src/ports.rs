@@ -39,6 +39,9 @@ pub trait HostDriver: Send + Sync + 'static {
     /// Tells the host that everything up to `seq` is stored and may be forgotten.
     fn acknowledge(&self, seq: EventSeq) -> BoxFuture<'_, Result<(), HostError>>;
 
+    /// What a sandbox's console said last (256 KiB at most): text out of a guest, hostile to terminals.
+    fn console(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<u8>, HostError>>;
+
     /// A fresh byte stream to a TCP port of the guest.
     fn open_stream(&self, id: SandboxId, port: u16) -> BoxFuture<'_, Result<GuestStream, HostError>>;
 

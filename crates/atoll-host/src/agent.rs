@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::actor::{Actor, Handle, Message};
 use crate::data_dir::{DataDir, Lock};
+use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
 use crate::events::Events;
 use crate::journal::{Entry, Journal};
@@ -368,15 +369,29 @@ impl HostAgent {
         done.map_err(join_failed)?.map_err(|e| failed(&e))
     }
 
+    /// What a running guest's console said last.
+    ///
+    /// # Errors
+    /// No such sandbox, not running, or a keeper that does not answer.
+    pub async fn console(&self, id: &SandboxId) -> Result<Vec<u8>, HostError> {
+        let sockets = self.sockets(id).await?;
+        sockets.console().await.map_err(|error| HostError::Failed(format!("the console cannot be read: {error}")))
+    }
+
+    /// The way into a sandbox that its actor hands out.
+    async fn sockets(&self, id: &SandboxId) -> Result<Sockets, HostError> {
+        let handle = self.handle(id).ok_or(HostError::NotFound)?;
+        let (reply, answer) = oneshot::channel();
+        handle.mailbox.send(Message::Sockets(reply)).await.map_err(|_| HostError::NotFound)?;
+        answer.await.map_err(|_| HostError::NotFound)?
+    }
+
     /// A stream to a port of a running guest.
     ///
     /// # Errors
     /// No such sandbox, not running, or nobody listens.
     pub async fn open_stream(&self, id: &SandboxId, port: u16) -> Result<GuestStream, HostError> {
-        let handle = self.handle(id).ok_or(HostError::NotFound)?;
-        let (reply, answer) = oneshot::channel();
-        handle.mailbox.send(Message::Sockets(reply)).await.map_err(|_| HostError::NotFound)?;
-        let sockets = answer.await.map_err(|_| HostError::NotFound)??;
+        let sockets = self.sockets(id).await?;
         let stream = sockets.connect(port, DIAL_LIMIT).await;
         let stream = stream.map_err(|e| HostError::Unavailable(format!("port {port} of the guest: {e}")))?;
         Ok(Box::new(stream))

@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_guest_client::{Dial, DialFuture, GuestStream};
-use atoll_keeper::client::KeeperClient;
+use atoll_keeper::client::{ClientError, KeeperClient};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpSocket, TcpStream};
 
 const BATCH: usize = 16;
+/// How much of a console a keeper keeps.
+const CONSOLE: usize = 256 * 1024;
 /// Unanswered data for so long ends a stream.
 const USER_TIMEOUT_MS: u32 = 60_000;
 
@@ -42,6 +44,21 @@ impl Sockets {
         let guest = SocketAddr::from((atoll_net::GUEST, port));
         let timed_out = || io::Error::from(io::ErrorKind::TimedOut);
         tokio::time::timeout(limit, socket.connect(guest)).await.map_err(|_| timed_out())?
+    }
+
+    /// What the console said last.
+    pub(crate) async fn console(&self) -> Result<Vec<u8>, ClientError> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        // A guest that prints without end is not followed: what it said when this began is the answer.
+        while all.len() < CONSOLE {
+            let (begin, piece) = self.keeper.console(from).await?;
+            if piece.is_empty() {
+                break;
+            }
+            from = begin + piece.len() as u64;
+            all.extend_from_slice(&piece);
+        }
+        Ok(all)
     }
 
     async fn take(&self) -> io::Result<OwnedFd> {

@@ -19,6 +19,10 @@ atoll_failpoint::steps! {
         DestroyIntent = "tx.destroy-intent",
         /// It is gone, or could not be ended.
         DestroyDone = "tx.destroy-done",
+        /// A process is to be started under an idempotency key.
+        BackgroundIntent = "tx.background-intent",
+        /// It runs, or could not be started.
+        BackgroundDone = "tx.background-done",
         /// Something that a host did by itself.
         HostEvent = "tx.host-event",
         /// A host runs what was taken for unfinished or lost.

@@ -26,6 +26,8 @@ pub enum Method {
     Inspect,
     /// `secrets`
     Secrets,
+    /// `console`.
+    Console,
     /// `watch`
     Watch,
     /// `acknowledge`

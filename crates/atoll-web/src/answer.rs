@@ -79,6 +79,9 @@ fn write(error: &WebError, id: &str, path: &str, before: Response) -> Response {
         headers.insert(header::ALLOW, allow.clone());
     }
     match error.status() {
+        StatusCode::CONFLICT if error.is_under_way() => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }

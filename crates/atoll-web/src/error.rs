@@ -20,7 +20,7 @@ pub(crate) enum WebError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// A field of the body or the query.
-    #[error("{}: {}", .0.pointer, .0.detail)]
+    #[error("{}{}{}", .0.pointer, if .0.pointer.is_empty() { "" } else { ": " }, .0.detail)]
     Field(FieldError),
     #[error("{0}")]
     Malformed(String),
@@ -84,6 +84,10 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::CommandTimeout { .. } | ControlError::ProcessTimeout => TIMEOUT,
         ControlError::TooMany { .. } => shape(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooMany, "Too many at once"),
         ControlError::TooLarge { .. } => TOO_LARGE,
+        ControlError::InProgress => shape(StatusCode::CONFLICT, ErrorCode::InProgress, "Still under way"),
+        ControlError::OtherRequest => {
+            shape(StatusCode::UNPROCESSABLE_ENTITY, ErrorCode::IdempotencyMismatch, "Another request had this key")
+        }
         ControlError::GuestDiskFull => {
             shape(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::DiskFull, "The sandbox's disk is full")
         }
@@ -175,9 +179,15 @@ impl WebError {
         }
     }
 
+    /// Whether an earlier request has to end first.
+    pub(crate) fn is_under_way(&self) -> bool {
+        matches!(self, Self::Control(ControlError::InProgress))
+    }
+
     fn retryable(&self, status: StatusCode) -> bool {
         let lacking = matches!(self, Self::Control(ControlError::Host(HostError::MissingTool { .. })));
-        matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT) && !lacking
+        self.is_under_way()
+            || matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT) && !lacking
     }
 
     fn state(&self) -> Option<String> {

@@ -9,10 +9,13 @@
 use std::time::Duration;
 
 use atoll_api::FieldError;
+use atoll_control::{ControlError, Once};
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use http::HeaderValue;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path as JsonPath, Segment};
@@ -44,6 +47,17 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 /// Parses a JSON document; an empty one is `{}`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WebError> {
     let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        // serde would take the items of a list for the fields in their order.
+        let detail = "send a JSON object, not a list".to_owned();
+        return Err(WebError::Field(FieldError {
+            pointer: String::new(),
+            code: "malformed".into(),
+            detail,
+            min: None,
+            max: None,
+        }));
+    }
     let mut document = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut document).map_err(|error| {
         let pointer = pointer(error.path());
@@ -66,7 +80,8 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WebError> {
 /// A path inside a document as a JSON pointer.
 fn pointer(path: &JsonPath) -> String {
     let mut pointer = String::new();
-    for segment in path {
+    // The place of what is no JSON has no name.
+    for segment in path.iter().filter(|segment| !matches!(segment, Segment::Unknown)) {
         pointer.push('/');
         match segment {
             Segment::Seq { index } => pointer.push_str(&index.to_string()),
@@ -75,7 +90,7 @@ fn pointer(path: &JsonPath) -> String {
                 pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
             }
             Segment::Enum { variant } => pointer.push_str(variant),
-            Segment::Unknown => pointer.push('?'),
+            Segment::Unknown => {}
         }
     }
     pointer
@@ -129,6 +144,36 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
         let path = axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|axum::extract::Path(value)| Self(value)).map_err(|error| WebError::Malformed(error.body_text()))
+    }
+}
+
+/// The client's key of a request that is to be carried out once.
+#[derive(Debug)]
+pub(crate) struct IdempotencyKey(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = WebError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, WebError> {
+        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
+        // What is no text is no key, which the control plane says.
+        Ok(Self(Some(value.to_str().unwrap_or_default().to_owned())))
+    }
+}
+
+impl IdempotencyKey {
+    /// With the request that it is for.
+    pub(crate) fn of(&self, request: &impl serde::Serialize) -> Result<Option<Once>, WebError> {
+        let Some(key) = &self.0 else { return Ok(None) };
+        let request = serde_json::to_string(request).map_err(|error| ControlError::Internal(error.to_string()))?;
+        Ok(Some(Once::new(key, &request)?))
+    }
+}
+
+/// Marks an answer that an earlier request has got already.
+pub(crate) fn mark_replayed(response: &mut Response, replayed: bool) {
+    if replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
 }
 

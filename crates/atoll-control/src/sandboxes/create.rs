@@ -20,6 +20,7 @@ use atoll_domain::{Incarnation, Invalid, Principal, SandboxId, SandboxStatus};
 use atoll_store::{OperationKind, Step};
 
 use crate::control::Busy;
+use crate::once::{Done, Once};
 use crate::{Control, ControlError, What, random};
 
 const MAX_LABELS: usize = 32;
@@ -52,12 +53,44 @@ impl Control {
     /// # Errors
     /// Input out of bounds, an unknown template, or what the host says.
     pub async fn create_sandbox(&self, principal: &Principal, input: CreateInput) -> Result<Sandbox, ControlError> {
+        self.create_sandbox_once(principal, input, None).await.map(|done| done.value)
+    }
+
+    /// The same, once, however often it is asked under one idempotency key. A create that failed may be asked again.
+    ///
+    /// # Errors
+    /// As [`Control::create_sandbox`]; under a key also: another request had it, or the first is under way.
+    pub async fn create_sandbox_once(
+        &self,
+        principal: &Principal,
+        input: CreateInput,
+        once: Option<Once>,
+    ) -> Result<Done<Sandbox>, ControlError> {
         Self::authorise(principal, Action::UseSandboxes)?;
+        let claim = match once {
+            None => None,
+            Some(once) => match self.claim(principal, "create".into(), once).await? {
+                (claim, None) => Some((claim, None)),
+                (claim, Some(kept)) => match self.made_before(&kept.subject).await? {
+                    Some(sandbox) => return Ok(Done::before(sandbox)),
+                    None => Some((claim, Some(kept.subject))),
+                },
+            },
+        };
         let sandbox = self.plan_sandbox(principal, &input).await?;
         let call = Self::call(sandbox.incarnation)?;
         let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs: input.envs };
         let busy = self.busy(&sandbox.id);
         let tx = self.store().begin(Step::CreateIntent).await?;
+        if let Some((claim, failed)) = claim {
+            if let Some(failed) = failed {
+                tx.forget_request(&claim.place, &failed).await?;
+            }
+            let kept = claim.kept(sandbox.id.as_str(), sandbox.created_at);
+            if !tx.keep_request(&claim.place, &kept, self.remembered_since()).await? {
+                return Err(ControlError::InProgress);
+            }
+        }
         tx.insert_sandbox(&sandbox).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Create, sandbox.created_at).await?;
         tx.audit(&self.audit(principal, AuditAction::SandboxCreate, &sandbox)).await?;
@@ -66,7 +99,18 @@ impl Control {
         let (control, principal, id) = (self.clone(), principal.clone(), sandbox.id.clone());
         let task = self.spawn(async move { control.carry_out_create(principal, sandbox, call, secrets, busy).await });
         task.await.map_err(|_| ControlError::Stopping)??;
-        self.store().sandbox(&id).await?.ok_or(ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
+        let made = self.store().sandbox(&id).await?;
+        made.map(Done::now).ok_or(ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
+    }
+
+    /// What an earlier request under the same key made; none when that failed.
+    async fn made_before(&self, id: &str) -> Result<Option<Sandbox>, ControlError> {
+        let Ok(id) = id.parse() else { return Ok(None) };
+        match self.store().sandbox(&id).await? {
+            Some(sandbox) if sandbox.status == SandboxStatus::Pending => Err(ControlError::InProgress),
+            Some(sandbox) if sandbox.status == SandboxStatus::Error => Ok(None),
+            other => Ok(other),
+        }
     }
 
     /// Checks the input and writes out what the sandbox is to be.

@@ -1,5 +1,6 @@
 //! Sandboxes: create, look, use, destroy.
 
+mod background;
 mod create;
 mod destroy;
 mod exec;
@@ -10,6 +11,7 @@ mod processes;
 mod query;
 mod tree;
 
+pub use background::Started;
 pub use create::CreateInput;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;

@@ -160,7 +160,7 @@ impl Control {
         let agent = self.agent(&sandbox).await?;
         let tag = match given {
             Some(tag) => self.free_tag(&sandbox, &agent, tag).await?,
-            None => format!("{}-{}", if input.pty.is_some() { "pty" } else { "proc" }, hex(&bytes::<4>()?)),
+            None => made_tag(if input.pty.is_some() { "pty" } else { "proc" })?,
         };
         self.used(&sandbox.id);
         let request = StartRequest {
@@ -302,6 +302,11 @@ async fn follow(mut events: ProcessStream) -> Result<(u32, u64, ProcessStream), 
             _ => return Err(GuestError::Protocol("a process that did not begin".into())),
         }
     }
+}
+
+/// A tag for a process that was given none.
+pub(crate) fn made_tag(kind: &str) -> Result<String, ControlError> {
+    Ok(format!("{kind}-{}", hex(&bytes::<4>()?)))
 }
 
 /// Digits alone are a pid, anything else is a tag.

@@ -104,6 +104,15 @@ impl Control {
         Ok(SandboxPage { items: page.items, next_cursor: page.next.as_ref().map(encode_cursor) })
     }
 
+    /// What a running sandbox's console said last, 256 KiB at most: text out of a guest.
+    ///
+    /// # Errors
+    /// Not found, not running, a failing host.
+    pub async fn console(&self, principal: &Principal, id: &str) -> Result<Vec<u8>, ControlError> {
+        let sandbox = self.running(principal, id).await?;
+        Ok(self.driver().console(sandbox.id).await?)
+    }
+
     /// How many sandboxes there are that are not over, by status.
     ///
     /// # Errors

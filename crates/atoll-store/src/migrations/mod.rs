@@ -6,6 +6,7 @@
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 mod m0001_initial;
+mod m0002_idempotency;
 mod m0003_life;
 
 pub(crate) struct Migrator;
@@ -13,6 +14,10 @@ pub(crate) struct Migrator;
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_initial::Migration), Box::new(m0003_life::Migration)]
+        vec![
+            Box::new(m0001_initial::Migration),
+            Box::new(m0002_idempotency::Migration),
+            Box::new(m0003_life::Migration),
+        ]
     }
 }

@@ -1,7 +1,8 @@
 //! Running commands.
 
 use atoll_api::{BackgroundResponse, ExecRequest, ExecResponse, Problem};
-use atoll_control::sandboxes::{ExecInput, StartInput};
+use atoll_control::Once;
+use atoll_control::sandboxes::{ExecInput, StartInput, Started};
 use atoll_domain::{Invalid, Principal};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::caller::Caller;
 use crate::error::WebError;
-use crate::extract::{Json, Path, Query};
+use crate::extract::{IdempotencyKey, Json, Path, Query, mark_replayed};
 use crate::follow::{Follow, Which};
 use crate::socket::Upgrade;
 use crate::{Web, render};
@@ -25,7 +26,10 @@ pub(super) fn routes() -> OpenApiRouter<Web> {
 /// Runs a command to its end, or starts it in the background.
 #[utoipa::path(
     post, path = "/{id}/exec", operation_id = "exec", tag = "exec",
-    params(("id" = String, Path, description = "the sandbox")),
+    params(
+        ("id" = String, Path, description = "the sandbox"),
+        ("Idempotency-Key" = Option<String>, Header, description = "starts one background process, however often it is sent"),
+    ),
     request_body = ExecRequest,
     responses(
         (status = 200, body = ExecResponse, description = "it ended"),
@@ -37,10 +41,12 @@ async fn exec(
     State(web): State<Web>,
     Caller(caller): Caller,
     Path(id): Path<String>,
+    key: IdempotencyKey,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, WebError> {
     if request.background {
-        return background(web, &caller, id, request).await;
+        let once = key.of(&request)?;
+        return background(web, &caller, id, request, once).await;
     }
     if request.tag.is_some() {
         return Err(Invalid::new("tag", "malformed", "a tag is for `background: true`").into());
@@ -58,7 +64,13 @@ async fn exec(
     Ok(axum::Json(render::exec(id, cmd, &result)).into_response())
 }
 
-async fn background(web: Web, caller: &Principal, id: String, request: ExecRequest) -> Result<Response, WebError> {
+async fn background(
+    web: Web,
+    caller: &Principal,
+    id: String,
+    request: ExecRequest,
+    once: Option<Once>,
+) -> Result<Response, WebError> {
     let cmd = request.cmd.clone();
     let input = StartInput {
         cmd: request.cmd,
@@ -71,10 +83,12 @@ async fn background(web: Web, caller: &Principal, id: String, request: ExecReque
         stdin: false,
         pty: None,
     };
-    let session = web.control.start_process(caller, &id, input).await?;
-    let tag = session.tag.unwrap_or_default();
-    let answer = BackgroundResponse { sandbox_id: id, cmd, pid: session.pid, tag };
-    Ok((StatusCode::ACCEPTED, axum::Json(answer)).into_response())
+    let done = web.control.start_background(caller, &id, input, once).await?;
+    let Started { pid, tag } = done.value;
+    let answer = BackgroundResponse { sandbox_id: id, cmd, pid, tag };
+    let mut response = (StatusCode::ACCEPTED, axum::Json(answer)).into_response();
+    mark_replayed(&mut response, done.replayed);
+    Ok(response)
 }
 
 /// Where a stream begins.

@@ -23,6 +23,7 @@ mod exec;
 mod files;
 mod health;
 mod life;
+mod logs;
 mod processes;
 mod pty;
 mod sandboxes;
@@ -79,6 +80,7 @@ fn sandbox_routes() -> OpenApiRouter<Web> {
         .merge(exec::routes())
         .merge(processes::routes())
         .merge(pty::routes())
+        .merge(logs::routes().route_layer(from_fn(deadline(QUICK))))
         .merge(tree::routes().route_layer(from_fn(deadline(QUICK))))
         .merge(files::routes())
         .merge(life::routes().route_layer(from_fn(deadline(QUICK))))

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::caller::Caller;
 use crate::error::WebError;
-use crate::extract::{Json, Path, Query};
+use crate::extract::{IdempotencyKey, Json, Path, Query, mark_replayed};
 use crate::{Web, render};
 
 /// Routes that ask only the database.
@@ -28,6 +28,7 @@ pub(super) fn lifecycle() -> OpenApiRouter<Web> {
 /// Makes a sandbox and answers when it runs.
 #[utoipa::path(
     post, path = "", operation_id = "create_sandbox", tag = "sandboxes",
+    params(("Idempotency-Key" = Option<String>, Header, description = "makes one sandbox, however often it is sent")),
     request_body = CreateSandboxRequest,
     responses(
         (status = 201, body = Sandbox),
@@ -37,8 +38,10 @@ pub(super) fn lifecycle() -> OpenApiRouter<Web> {
 async fn create(
     State(web): State<Web>,
     Caller(caller): Caller,
+    key: IdempotencyKey,
     Json(request): Json<CreateSandboxRequest>,
 ) -> Result<Response, WebError> {
+    let once = key.of(&request)?;
     let input = CreateInput {
         template: request.template,
         vcpus: request.vcpus,
@@ -49,9 +52,11 @@ async fn create(
         envs: request.envs.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
     };
-    let made = web.control.create_sandbox(&caller, input).await?;
-    let facts = web.control.host_facts(&caller, &made).await;
-    Ok((StatusCode::CREATED, axum::Json(render::sandbox(made, facts))).into_response())
+    let done = web.control.create_sandbox_once(&caller, input, once).await?;
+    let facts = web.control.host_facts(&caller, &done.value).await;
+    let mut response = (StatusCode::CREATED, axum::Json(render::sandbox(done.value, facts))).into_response();
+    mark_replayed(&mut response, done.replayed);
+    Ok(response)
 }
 
 /// Which page of a list.

@@ -50,6 +50,10 @@ impl HostDriver for InProcess {
         self.0.acknowledge(seq).boxed()
     }
 
+    fn console(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
+        async move { self.0.console(&id).await }.boxed()
+    }
+
     fn open_stream(&self, id: SandboxId, port: u16) -> BoxFuture<'_, Result<GuestStream, HostError>> {
         async move { self.0.open_stream(&id, port).await }.boxed()
     }

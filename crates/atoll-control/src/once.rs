@@ -1,0 +1,95 @@
+//! Doing what was asked once, however often it is asked.
+//!
+//! How it works: a request under an idempotency key is remembered for a day, by its digest and by what it makes. The same request again
+//! answers what came of the first; another one under the same key is refused; while the first is under way the second waits outside.
+//! A first that failed gives its key back.
+//!
+//! Deliberately absent: remembering answers; they are written anew from what was made.
+
+use atoll_domain::{Invalid, Principal};
+use atoll_store::{KeptRequest, KeyPlace};
+use sha2::{Digest as _, Sha256};
+
+use crate::random::hex;
+use crate::{Control, ControlError};
+
+/// How long a key is remembered, in microseconds.
+const REMEMBERED: i64 = 24 * 3600 * 1_000_000;
+const MAX_KEY: usize = 255;
+
+/// A request that is to be carried out once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    key: String,
+    digest: String,
+}
+
+impl Once {
+    /// Under a client's key; `request` is all that was asked for, in a form that is the same for the same request.
+    ///
+    /// # Errors
+    /// A key that is none.
+    pub fn new(key: &str, request: &str) -> Result<Self, Invalid> {
+        if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
+            let detail = format!("a key has 1 to {MAX_KEY} visible ASCII characters");
+            return Err(Invalid::new("Idempotency-Key", "malformed", detail));
+        }
+        Ok(Self { key: key.to_owned(), digest: hex(&Sha256::digest(request.as_bytes())) })
+    }
+}
+
+/// Whether something was made now or by an earlier request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done<T> {
+    /// What was made.
+    pub value: T,
+    /// By an earlier request.
+    pub replayed: bool,
+}
+
+impl<T> Done<T> {
+    pub(crate) fn now(value: T) -> Self {
+        Self { value, replayed: false }
+    }
+
+    pub(crate) fn before(value: T) -> Self {
+        Self { value, replayed: true }
+    }
+}
+
+/// A key that a request was made under.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) place: KeyPlace,
+    digest: String,
+}
+
+impl Claim {
+    /// What is to be kept.
+    pub(crate) fn kept(&self, subject: &str, at: i64) -> KeptRequest {
+        KeptRequest { digest: self.digest.clone(), subject: subject.to_owned(), outcome: None, at }
+    }
+}
+
+impl Control {
+    /// Since when keys count.
+    pub(crate) fn remembered_since(&self) -> i64 {
+        self.now().saturating_sub(REMEMBERED)
+    }
+
+    /// Looks a key up: the claim to make, and what an earlier request under it was about.
+    pub(crate) async fn claim(
+        &self,
+        principal: &Principal,
+        route: String,
+        once: Once,
+    ) -> Result<(Claim, Option<KeptRequest>), ControlError> {
+        let team = principal.team().ok_or(ControlError::Forbidden { who: "the system" })?.clone();
+        let claim = Claim { place: KeyPlace { team, route, key: once.key }, digest: once.digest };
+        let kept = self.store().kept_request(&claim.place, self.remembered_since()).await?;
+        if kept.as_ref().is_some_and(|kept| kept.digest != claim.digest) {
+            return Err(ControlError::OtherRequest);
+        }
+        Ok((claim, kept))
+    }
+}

@@ -1,0 +1,103 @@
+//! Requests that were made under an idempotency key.
+//!
+//! How it works: a key is taken in the transaction that begins what was asked for, and names what came of it; the outcome itself lives with that. A key
+//! belongs to a team and a route.
+//!
+//! Deliberately absent: stored answers.
+
+use atoll_domain::TeamId;
+
+use crate::rows::get;
+use crate::{Store, StoreError, WriteTransaction};
+
+/// Where a key belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPlace {
+    /// Whose it is.
+    pub team: TeamId,
+    /// What was asked for, such as `create`.
+    pub route: String,
+    /// The key itself.
+    pub key: String,
+}
+
+/// What a key was used for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptRequest {
+    /// Digest of the request.
+    pub digest: String,
+    /// What is made by it.
+    pub subject: String,
+    /// What is to be answered again, where that is not kept with the subject.
+    pub outcome: Option<String>,
+    /// When it was made.
+    pub at: i64,
+}
+
+impl Store {
+    /// What a key was used for since a time.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn kept_request(&self, place: &KeyPlace, since: i64) -> Result<Option<KeptRequest>, StoreError> {
+        let sql = "SELECT digest, subject, outcome, created_at FROM idempotency_keys \
+                   WHERE team_id = $1 AND route = $2 AND key = $3 AND created_at >= $4";
+        let values =
+            vec![place.team.as_str().into(), place.route.as_str().into(), place.key.as_str().into(), since.into()];
+        let row = self.row("read an idempotency key", sql, values).await?;
+        let read = |row: sea_orm::QueryResult| {
+            Ok(KeptRequest {
+                digest: get(&row, "digest")?,
+                subject: get(&row, "subject")?,
+                outcome: get(&row, "outcome")?,
+                at: get(&row, "created_at")?,
+            })
+        };
+        row.map(read).transpose()
+    }
+}
+
+impl WriteTransaction {
+    /// Takes a key; answers false when it is taken. Keys older than `since` are forgotten, whosever they are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_request(&self, place: &KeyPlace, kept: &KeptRequest, since: i64) -> Result<bool, StoreError> {
+        let old = "DELETE FROM idempotency_keys WHERE created_at < $1";
+        self.execute("forget old idempotency keys", old, vec![since.into()]).await?;
+        let sql = "INSERT INTO idempotency_keys (team_id, route, key, digest, subject, outcome, created_at) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+        let values = vec![
+            place.team.as_str().into(),
+            place.route.as_str().into(),
+            place.key.as_str().into(),
+            kept.digest.as_str().into(),
+            kept.subject.as_str().into(),
+            kept.outcome.clone().into(),
+            kept.at.into(),
+        ];
+        Ok(self.execute("take an idempotency key", sql, values).await? == 1)
+    }
+
+    /// Notes what is to be answered again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_outcome(&self, place: &KeyPlace, outcome: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE idempotency_keys SET outcome = $4 WHERE team_id = $1 AND route = $2 AND key = $3";
+        let values =
+            vec![place.team.as_str().into(), place.route.as_str().into(), place.key.as_str().into(), outcome.into()];
+        self.execute("note an outcome", sql, values).await.map(drop)
+    }
+
+    /// Gives a key back that was used for this subject, because nothing came of it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_request(&self, place: &KeyPlace, subject: &str) -> Result<(), StoreError> {
+        let sql = "DELETE FROM idempotency_keys WHERE team_id = $1 AND route = $2 AND key = $3 AND subject = $4";
+        let values =
+            vec![place.team.as_str().into(), place.route.as_str().into(), place.key.as_str().into(), subject.into()];
+        self.execute("give an idempotency key back", sql, values).await.map(drop)
+    }
+}

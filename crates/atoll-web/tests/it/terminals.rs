@@ -1,0 +1,117 @@
+//! Terminals over WebSockets.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Heard, Service, Socket};
+
+fn start() -> Value {
+    json!({ "type": "start", "cmd": "/bin/sh", "args": [], "cols": 80, "rows": 24, "envs": { "PS1": "$ " }, "cwd": "", "user": "" })
+}
+
+fn input(text: &str) -> Value {
+    json!({ "type": "input", "data": STANDARD.encode(text) })
+}
+
+/// Reads output until it holds a text; answers how many bytes there were.
+async fn until(socket: &mut Socket, text: &str) -> u64 {
+    let mut seen = Vec::new();
+    loop {
+        match socket.hear().await {
+            Heard::Frame(frame) if frame["type"] == "output" => {
+                seen.extend(STANDARD.decode(frame["data"].as_str().unwrap()).unwrap());
+            }
+            Heard::Binary(bytes) => seen.extend_from_slice(&bytes),
+            Heard::Frame(frame) if frame["type"] == "ping" => {}
+            other => panic!("{other:?} after {}", String::from_utf8_lossy(&seen)),
+        }
+        if String::from_utf8_lossy(&seen).contains(text) {
+            return seen.len() as u64;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_is_typed_into_resized_and_ended() {
+    let (service, id) = Service::with_sandbox().await;
+    let mut socket = service.socket(&format!("/v1/sandboxes/{id}/pty")).await;
+    socket.send(start()).await;
+    let started = socket.frame().await;
+    assert_eq!(started["type"], "started");
+    assert!(started["tag"].as_str().unwrap().starts_with("pty-"), "{started}");
+    socket.send(input("stty size\n")).await;
+    until(&mut socket, "24 80").await;
+    socket.send(json!({ "type": "resize", "cols": 101, "rows": 33 })).await;
+    socket.send(input("stty size; echo $TERM\n")).await;
+    until(&mut socket, "33 101\r\nxterm-256color").await;
+    socket.send(json!({ "type": "pong" })).await;
+    socket.send(input("exit 7\n")).await;
+    let frames = socket.rest().await;
+    assert_eq!(frames.last(), Some(&json!({ "type": "exit", "exit_code": 7 })));
+}
+
+#[tokio::test]
+async fn a_terminal_survives_its_connection() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/pty");
+    let mut socket = service.socket(&path).await;
+    socket.send(start()).await;
+    let started = socket.frame().await;
+    socket.send(input("V=kept; echo ready-$V\n")).await;
+    until(&mut socket, "ready-kept").await;
+    drop(socket);
+    let mut again = service.socket(&path).await;
+    again.send(json!({ "type": "connect", "tag": started["tag"] })).await;
+    assert_eq!(again.frame().await["pid"], started["pid"]);
+    until(&mut again, "ready-kept").await;
+    again.send(input("echo again-$V\n")).await;
+    until(&mut again, "again-kept").await;
+    again.send(json!({ "type": "kill" })).await;
+    assert_eq!(again.rest().await.last().unwrap()["type"], "exit");
+    let mut gone = service.socket(&path).await;
+    gone.send(json!({ "type": "connect", "tag": "pty-nobody" })).await;
+    let error = gone.frame().await;
+    assert_eq!((&error["type"], &error["code"], &error["fatal"]), (&json!("error"), &json!("not_found"), &json!(true)));
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_binary_is_answered_in_binary() {
+    let (service, id) = Service::with_sandbox().await;
+    for (query, asked) in [("", false), ("?wire=binary", true)] {
+        let mut socket = service.socket(&format!("/v1/sandboxes/{id}/pty{query}")).await;
+        socket.send(start()).await;
+        assert_eq!(socket.frame().await["type"], "started");
+        if asked {
+            assert!(matches!(socket.hear().await, Heard::Binary(_)), "the prompt");
+        }
+        socket.send_raw(Message::binary("echo bin-$((1+1))\n")).await;
+        loop {
+            match socket.hear().await {
+                Heard::Binary(bytes) if String::from_utf8_lossy(&bytes).contains("bin-2") => break,
+                Heard::Binary(_) => {}
+                Heard::Frame(frame) if !asked && frame["type"] == "output" => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        socket.send(json!({ "type": "kill" })).await;
+    }
+    let unknown = format!("/v1/sandboxes/{id}/pty?wire=morse");
+    assert_eq!(service.try_socket(&unknown, &[("x-api-key", &service.key)]).await.err(), Some(400));
+}
+
+#[tokio::test]
+async fn keystrokes_keep_their_order() {
+    let (service, id) = Service::with_sandbox().await;
+    let mut socket = service.socket(&format!("/v1/sandboxes/{id}/pty?wire=binary")).await;
+    socket.send(json!({ "type": "start", "cmd": "cat" })).await;
+    assert_eq!(socket.frame().await["type"], "started");
+    let text: String = (0..300).map(|n| format!("{n},")).collect();
+    for piece in text.as_bytes() {
+        socket.send_raw(Message::binary(vec![*piece])).await;
+    }
+    socket.send_raw(Message::binary("end\n")).await;
+    until(&mut socket, &format!("{text}end")).await;
+    socket.send(json!({ "type": "kill" })).await;
+}
