@@ -18,6 +18,7 @@ use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
     Isolation, Room, SandboxFacts, SandboxSecrets,
 };
+use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_guest_client::GuestStream;
 use atoll_store::Store;
 use atoll_web::{Web, serve_local, serve_tcp};
@@ -174,6 +175,14 @@ impl HostDriver for AgentHost {
 
     fn console(&self, _: SandboxId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
         Box::pin(async { Ok(b"[    0.1] kernel\r\natoll: agent listens\r\n\xff\x1b[2J\r\n".to_vec()) })
+    }
+
+    fn metrics(&self, _: SandboxId, _: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn flush_metrics(&self, _: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn watch(&self, _: EventSeq) -> BoxFuture<'_, Result<mpsc::Receiver<HostEvent>, HostError>> {
