@@ -13,6 +13,9 @@ soak: setup ## what takes longer than CI has: fuzzing
 build: setup ## target/release/atoll
 	cargo xtask build
 
+bench: setup ## figures, on the shipped profile
+	cargo xtask bench footprint
+
 check: ## what can be said without running anything
 	cargo xtask check
 

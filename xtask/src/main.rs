@@ -6,11 +6,13 @@
 //! Deliberately absent: installing packages (`scripts/setup`), and anything that a running Atoll needs.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod bench;
 mod build;
 mod check;
 mod check_deps;
 mod demo;
 mod files;
+mod instance;
 mod placement;
 mod soak;
 mod stage;
@@ -32,6 +34,7 @@ usage: cargo xtask COMMAND
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute
+  bench footprint [--binary FILE] memory with 0 and 20 sandboxes, a keeper's own, start to listening
   demo [--binary FILE]            boots a real VM and runs a Python program inside it";
 
 fn main() -> ExitCode {
@@ -57,6 +60,8 @@ fn run(args: &[String]) -> Result<()> {
         ["test", stages @ ..] => test::run(&workspace, stages),
         ["soak"] => soak::run(&workspace, "60"),
         ["soak", "--seconds", seconds] => soak::run(&workspace, seconds),
+        ["bench", "footprint"] => bench::footprint::run(&workspace, None),
+        ["bench", "footprint", "--binary", path] => bench::footprint::run(&workspace, Some(path)),
         ["demo"] => demo::run(&workspace, None),
         ["demo", "--binary", path] => demo::run(&workspace, Some(path)),
         [] | ["help" | "--help" | "-h"] => {

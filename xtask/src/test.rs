@@ -38,7 +38,7 @@ struct TestProgram {
 
 impl TestProgram {
     fn boots_vms(&self) -> bool {
-        self.target.starts_with("e2e") || self.target == "kill_matrix" || self.target == "kill_matrix"
+        self.target.starts_with("e2e") || self.target == "kill_matrix"
     }
 
     fn name(&self) -> String {

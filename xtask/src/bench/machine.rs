@@ -1,0 +1,45 @@
+//! What the machine was like during a measurement.
+//!
+//! How it works: `/proc` before and after: load, and the share of time that the hypervisor gave to others (steal).
+//!
+//! Deliberately absent: changing anything (governors, caches).
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Processor time at one moment, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    all: u64,
+    steal: u64,
+}
+
+/// Reads it.
+pub(crate) fn now() -> Result<Moment> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    // guest times (fields 9 and 10) are within user time already.
+    Ok(Moment { all: ticks.iter().take(8).sum(), steal: ticks.get(7).copied().unwrap_or(0) })
+}
+
+/// One line about the machine since `begun`.
+pub(crate) fn describe(begun: Moment) -> Result<String> {
+    let ended = now()?;
+    let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let all = ended.all.saturating_sub(begun.all).max(1);
+    let steal = ended.steal.saturating_sub(begun.steal) * 1000 / all;
+    let minute = load.split_whitespace().next().unwrap_or("?");
+    Ok(format!("machine: {cores} cores, load {minute}, steal {}.{} %", steal / 10, steal % 10))
+}
+
+/// One line of `/proc/PID/smaps_rollup` summed over the names, in KiB.
+pub(crate) fn smaps(pid: u64, names: &[&str]) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let value = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    let wanted = |line: &&str| names.iter().any(|name| line.starts_with(&format!("{name}:")));
+    Ok(text.lines().filter(wanted).filter_map(value).sum())
+}
