@@ -39,6 +39,8 @@ pub(crate) enum AgentError {
     IsDirectory(String),
     #[error("`{0}` is not a directory")]
     NotDirectory(String),
+    #[error("{0}")]
+    Denied(String),
     #[error("not enough space on the sandbox's disk")]
     DiskFull,
     #[error("{0}")]
@@ -74,6 +76,9 @@ impl AgentError {
             Some(libc::EEXIST) => Self::Exists(shown),
             Some(libc::EISDIR) => Self::IsDirectory(shown),
             Some(libc::ENOTDIR) => Self::NotDirectory(shown),
+            Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::EBUSY | libc::ETXTBSY) => {
+                Self::Denied(format!("`{shown}`: {source}"))
+            }
             Some(libc::ENAMETOOLONG | libc::ELOOP | libc::EINVAL | libc::EXDEV) => {
                 Self::Invalid(format!("`{shown}`: {source}"))
             }
@@ -100,7 +105,7 @@ impl AgentError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::ProgramNotFound(_) | Self::NoProcess(_) | Self::NoFile(_) => ErrorCode::NotFound,
-            Self::NotExecutable(_) => ErrorCode::PermissionDenied,
+            Self::NotExecutable(_) | Self::Denied(_) => ErrorCode::PermissionDenied,
             Self::UnknownUser(_) | Self::BadToken | Self::SignatureExpired => ErrorCode::Unauthenticated,
             Self::Exists(_) => ErrorCode::AlreadyExists,
             Self::DiskFull | Self::Limit(_) => ErrorCode::ResourceExhausted,
