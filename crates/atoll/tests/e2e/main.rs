@@ -21,5 +21,6 @@ mod lifecycle;
 mod network;
 mod sandbox;
 mod server;
+mod streams;
 mod wire;
 mod world;
