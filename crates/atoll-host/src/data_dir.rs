@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_domain::InstanceId;
 use nix::fcntl::{Flock, FlockArg};
@@ -32,6 +33,8 @@ struct InstanceFile {
 #[derive(Debug, Clone)]
 pub struct DataDir {
     root: PathBuf,
+    /// Held while a claim number is drawn: many sandboxes start, or are taken over, at once.
+    claims: Arc<Mutex<()>>,
 }
 
 impl DataDir {
@@ -48,7 +51,7 @@ impl DataDir {
         }
         let mode = fs::Permissions::from_mode(0o700);
         fs::set_permissions(root, mode).map_err(StartError::file("set the mode of", root))?;
-        let dir = Self { root: root.to_owned() };
+        let dir = Self { root: root.to_owned(), claims: Arc::default() };
         let lock = dir.lock()?;
         for sub in ["run", "sandboxes", "bin", "keys"] {
             let path = root.join(sub);
@@ -114,6 +117,8 @@ impl DataDir {
 
     /// Draws the next claim number; greater than any that this directory ever gave out.
     pub(crate) fn next_claim(&self) -> std::io::Result<u64> {
+        // Nothing lies under this lock, so a panic leaves nothing broken.
+        let _drawing = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.root.join("claim");
         let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
         let next = last + 1;

@@ -56,8 +56,10 @@ impl Events {
         let last = kept.back().map_or(header.last, |event| event.seq.max(header.last));
         let (news, _) = watch::channel(last);
         let log = Log { last, kept };
-        // A line cut short must not stand before the next one, and the file must be there while the disk has space.
-        rewrite(&path, &log).map_err(StartError::file("write", &path))?;
+        if !text.ends_with('\n') {
+            // A line cut short must not stand before the next one, and the file must be there while the disk has space.
+            rewrite(&path, &log).map_err(StartError::file("write", &path))?;
+        }
         Ok(Self { path, log: Mutex::new(log), news })
     }
 

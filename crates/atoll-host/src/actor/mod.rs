@@ -157,13 +157,14 @@ impl Actor {
             let may_leave = !matches!(state, State::Cancelling | State::Releasing);
             let event = tokio::select! {
                 biased;
+                // First: the same word calls an adoption off, which must not be taken for a failed one.
+                () = stopping.cancelled(), if may_leave => Some(Event::Leave),
                 finished = &mut work => {
                     work = Work::none();
                     Some(self.finished(finished))
                 }
                 heard = next_event(&mut self.alive), if state == State::Running => self.heard(heard).await,
                 message = self.mailbox.recv() => self.message(message, state),
-                () = stopping.cancelled(), if may_leave => Some(Event::Leave),
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);
@@ -247,8 +248,8 @@ impl Actor {
                 Some(Event::Ended)
             }
             Heard::Said(Some(KeeperEvent::Superseded)) => {
-                self.reason = "another Atoll claimed the keeper".into();
-                Some(Event::Ended)
+                tracing::error!(sandbox.id = %self.id(), "another Atoll claimed the keeper; the sandbox is its own now");
+                Some(Event::Leave)
             }
             Heard::Said(Some(KeeperEvent::Stopped { reason })) if reason == adopt::DISK_FULL => {
                 self.halted(true, HostEventKind::DiskFull).await;

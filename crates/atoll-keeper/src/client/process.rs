@@ -6,8 +6,9 @@
 //! Deliberately absent: how it ended. The keeper's own words say that of its VMM.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
@@ -50,22 +51,21 @@ impl KeeperProcess {
     pub fn has_ended(&mut self) -> bool {
         match &mut self.child {
             Some(child) => !matches!(child.try_wait(), Ok(None)),
-            None => !self.signal(0),
+            // Readable when it has ended, also while nobody has reaped it.
+            None => {
+                let mut polled = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+                poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            }
         }
     }
 
     /// Kills it; one that has ended is no error.
     pub fn kill(&self) {
-        self.signal(libc::SIGKILL);
-    }
-
-    /// Whether there was somebody to take it.
-    fn signal(&self, signal: i32) -> bool {
         let none = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the pidfd is open and names one process for good; the info pointer may be null.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.get_ref().as_raw_fd(), signal, none, 0) };
-        sent == 0
+        unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.get_ref().as_raw_fd(), libc::SIGKILL, none, 0);
+        }
     }
 }
 

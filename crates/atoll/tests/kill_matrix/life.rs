@@ -74,7 +74,7 @@ async fn reach_and_kill(world: &mut World, case: &Case) -> Result<&'static str, 
             }
             fs::remove_file(&held).map_err(|e| e.to_string())?;
             // What was under way ends, well or not; only then does Atoll die.
-            let _ = tokio::time::timeout(Duration::from_secs(20), async {
+            let _ = tokio::time::timeout(Duration::from_secs(5), async {
                 while !life.is_finished() && !world.is_dead() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
