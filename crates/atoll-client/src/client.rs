@@ -124,6 +124,11 @@ impl Client {
         serde_json::from_slice(&body).map_err(|_| ClientError::Foreign { server: self.name.to_string(), status })
     }
 
+    /// An answer that is no JSON.
+    pub(crate) async fn bytes(&self, response: Response) -> Result<Vec<u8>, ClientError> {
+        self.read(response, ANSWER_CAP).await
+    }
+
     /// POSTs a JSON body and reads a JSON answer.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,

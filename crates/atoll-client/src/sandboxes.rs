@@ -103,6 +103,17 @@ impl Client {
         self.json(self.request(Method::GET, &["sandboxes", id, "processes"], QUICK)).await
     }
 
+    /// What a sandbox's machine said last; `source` is `console` for all of it or `agent`.
+    ///
+    /// # Errors
+    /// Not running, a host that does not answer.
+    pub async fn logs(&self, id: &str, source: &str) -> Result<Vec<u8>, ClientError> {
+        let mut url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "logs"]);
+        url.query_pairs_mut().append_pair("source", source);
+        let response = self.send(self.at(Method::GET, url, QUICK)).await?;
+        self.bytes(response).await
+    }
+
     /// Sends a signal to a process, named by pid or tag, and its group.
     ///
     /// # Errors

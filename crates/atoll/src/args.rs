@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Shell(ShellArgs),
     /// Copy files and folders into a sandbox or out of it
     Cp(CopyArgs),
+    /// Show what a sandbox's machine and agent said
+    Logs(LogsArgs),
     /// List the processes that were started in a sandbox and run
     Ps(IdArgs),
     /// Send a signal to a process in a sandbox
@@ -276,6 +278,19 @@ Examples:
   atoll cp data.csv sb1x:/root/          into a directory, under its own name
   atoll cp sb1x:/root/results ./         a folder with all that is in it
   atoll cp sb1x:/etc/os-release -        to standard output";
+
+/// `atoll logs`
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// Go on with what comes, until the sandbox ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only what the agent inside said
+    #[arg(long)]
+    pub(crate) agent: bool,
+}
 
 /// `atoll kill`
 #[derive(Debug, Args)]

@@ -66,6 +66,7 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Exec(args) => commands::exec(&client()?, global, &args).await,
         Command::Shell(args) => commands::shell(&client()?, global, &args).await,
         Command::Cp(args) => commands::copy(&client()?, global, &args).await,
+        Command::Logs(args) => commands::logs(&client()?, &args).await,
         Command::Ps(args) => commands::processes(&client()?, global, &args).await,
         Command::Kill(args) => commands::kill(&client()?, &args).await,
         Command::Doctor(args) => commands::doctor(global, args, given).await,

@@ -28,6 +28,9 @@ fn the_life_of_a_sandbox_on_the_command_line_and_nothing_left_after_an_orderly_s
     assert_eq!(late.code, Some(124), "{late:?}");
     assert_eq!(server.run(&["exec", &id, "-w", "/nowhere", "--", "true"]).code, Some(125));
 
+    let said = server.ok(&["logs", &id]);
+    assert!(said.contains("atoll"), "the console holds the agent's start: {said:?}");
+
     let input: String = (0..60_000).map(|n| format!("{n}\n")).collect();
     let mut child = server.atoll(&["exec", "-i", &id, "--", "sort", "-n"]);
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
