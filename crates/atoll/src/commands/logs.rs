@@ -77,6 +77,7 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn what_is_new_is_printed_once(lines in proptest::collection::vec("[a-z]{1,40}", 100..200), dropped in 0_usize..50, known in 60_usize..100) {
             let numbered: Vec<String> = lines.iter().enumerate().map(|(n, line)| format!("{n} {line}\n")).collect();
