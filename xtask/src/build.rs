@@ -67,27 +67,33 @@ impl Embedded {
 
 /// Builds everything; answers the path of the binary in the clone.
 pub(crate) fn run(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
-    let _held = workspace.lock()?;
+    let _used = workspace.using()?;
     let embedded = static_parts(workspace, profile)?;
-    let mut command = workspace.cargo(&["build", "--profile", profile.name(), "--package", "atoll", "--bin", "atoll"]);
-    embedded.tell(&mut command);
-    stage::run(&mut command)?;
     let binary = workspace.root.join("target").join(profile.name()).join("atoll");
-    place(&workspace.target.join(profile.name()).join("atoll"), &binary)?;
+    let build = || {
+        let arguments = ["build", "--profile", profile.name(), "--package", "atoll", "--bin", "atoll"];
+        let mut command = workspace.cargo(&arguments);
+        embedded.tell(&mut command);
+        stage::run(&mut command)
+    };
+    workspace.built(build, || place(&workspace.target.join(profile.name()).join("atoll"), &binary))?;
     Ok(binary)
 }
 
 /// Builds keeper and guest agent without shared libraries.
 fn static_parts(workspace: &Workspace, profile: Profile) -> Result<Embedded> {
     let target = static_target()?;
-    let packages = ["--package", "atoll-keeper", "--package", "atoll-guest", "--bins"];
-    let mut command = workspace.cargo(&["build", "--profile", profile.of_static(), "--target", &target]);
-    command.args(packages).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    stage::run(&mut command)?;
-    let built = workspace.target.join(&target).join(profile.of_static());
+    let build = || {
+        let mut command = workspace.cargo(&["build", "--profile", profile.of_static(), "--target", &target]);
+        command.args(["--package", "atoll-keeper", "--package", "atoll-guest", "--bins"]);
+        stage::run(command.env("RUSTFLAGS", "-C target-feature=+crt-static"))
+    };
     let embedded = embedded(workspace, profile);
-    place(&built.join("atoll-keeper"), &embedded.keeper)?;
-    place(&built.join("atoll-guest"), &embedded.guest)?;
+    let from = workspace.target.join(&target).join(profile.of_static());
+    workspace.built(build, || {
+        place(&from.join("atoll-keeper"), &embedded.keeper)?;
+        place(&from.join("atoll-guest"), &embedded.guest)
+    })?;
     Ok(embedded)
 }
 

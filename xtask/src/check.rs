@@ -32,6 +32,7 @@ pub(crate) fn quick(workspace: &Workspace, stages: &mut Stages) {
 /// Lints of the compiler and of clippy, all targets, warnings are errors.
 pub(crate) fn clippy(workspace: &Workspace, stages: &mut Stages) {
     stages.run("clippy", || {
+        let _used = workspace.using()?;
         let mut command = workspace.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--locked"]);
         stage::run(command.args(["--", "-D", "warnings"]))
     });

@@ -27,6 +27,7 @@ pub(crate) fn run(workspace: &Workspace, seconds: &str) -> Result<()> {
 
 /// Builds the fuzzer and runs every target; all of them, whatever fails.
 fn fuzz(workspace: &Workspace, seconds: &str) -> Result<()> {
+    let _used = workspace.using()?;
     let host = crate::build::host_target()?;
     let directory = workspace.target.join("fuzz-build");
     let mut build = workspace.cargo(&["build", "--release", "--package", "atoll-fuzz", "--target", &host]);

@@ -99,7 +99,7 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
 
 /// Compiles all test programs with one cargo call.
 fn compile(workspace: &Workspace) -> Result<Vec<TestProgram>> {
-    let _held = workspace.lock()?;
+    let _used = workspace.using()?;
     let mut command = workspace.cargo(&["test", "--release", "--workspace", "--locked", "--no-run"]);
     command.args(["--lib", "--bins", "--tests", "--message-format", "json-render-diagnostics"]);
     build::embedded(workspace, Profile::Release).tell(&mut command);

@@ -56,23 +56,33 @@ impl Workspace {
         command
     }
 
-    /// Held while a final artefact is built and taken out of a shared target directory, where it has no name of its own.
-    pub(crate) fn lock(&self) -> Result<Option<File>> {
-        let Some(cache) = &self.cache else {
-            return Ok(None);
-        };
-        let path = cache.join("lock");
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        if file.try_lock().is_err() {
-            println!("waiting for another build in {}", cache.display());
-            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        }
-        if allocated(&self.target) > CACHE_LIMIT {
+    /// Held by whoever builds, together with others; the cache is emptied only when nobody holds it.
+    pub(crate) fn using(&self) -> Result<Option<File>> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let file = lock_file(&cache.join("users"))?;
+        if file.try_lock().is_ok() && allocated(&self.target) > CACHE_LIMIT {
             println!("{} is over {} GiB: emptied", self.target.display(), CACHE_LIMIT >> 30);
             fs::remove_dir_all(&self.target).context("cannot empty the build cache")?;
         }
+        file.unlock().context("cannot unlock the build cache")?;
+        file.lock_shared().context("cannot lock the build cache")?;
         Ok(Some(file))
     }
+
+    /// Builds, and takes what was built out of the target directory, where clones share its name: the long build first, under
+    /// cargo's own lock alone, then once more, fresh, with the name kept from others until it is taken.
+    pub(crate) fn built(&self, build: impl Fn() -> Result<()>, take: impl FnOnce() -> Result<()>) -> Result<()> {
+        build()?;
+        let Some(cache) = &self.cache else { return take() };
+        let file = lock_file(&cache.join("lock"))?;
+        file.lock().context("cannot lock the build cache")?;
+        build()?;
+        take()
+    }
+}
+
+fn lock_file(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
 /// The first cache that this user can write to.
