@@ -7,6 +7,7 @@
 
 mod agent_answers;
 mod keeper_lines;
+mod memory_diff;
 mod qmp;
 
 /// What is fuzzed.
@@ -25,4 +26,4 @@ pub(crate) struct Target {
 }
 
 /// All of them; `make soak` runs each for a minute.
-pub(crate) const TARGETS: &[Target] = &[agent_answers::TARGET, keeper_lines::TARGET, qmp::TARGET];
+pub(crate) const TARGETS: &[Target] = &[agent_answers::TARGET, keeper_lines::TARGET, memory_diff::TARGET, qmp::TARGET];
