@@ -6,6 +6,7 @@ mod golden;
 mod ids;
 mod metrics;
 mod objects;
+mod pause;
 mod reconcile;
 mod snapshot;
 mod ttl;
