@@ -162,11 +162,12 @@ async fn garbage_is_closed_with_a_reason() {
         assert_eq!(told, code, "{reason}");
         assert!(!reason.is_empty());
     }
-    let (mut socket, _) = begin(&service, &id, shell("sleep 1000")).await;
+    let (mut socket, started) = begin(&service, &id, shell("sleep 1000")).await;
     socket.send_raw(Message::text("{{{")).await;
     assert_eq!(socket.closed().await.0, 1007);
     assert!(!nothing_runs(&service, &id).await, "the process is left alone");
-    service.shell(&id, "pkill -f '^sleep 1000' || true").await;
+    let killed = service.delete(&format!("/v1/sandboxes/{id}/processes/{}", started["pid"])).await;
+    assert_eq!(killed.status, 204);
 }
 
 #[tokio::test]
