@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use atoll_domain::host::{HostError, SandboxSecrets};
+use atoll_domain::host::{HostError, Isolation, SandboxSecrets};
 use atoll_domain::{Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, GuestClient, InitRequest, Limits};
 use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
@@ -35,6 +35,8 @@ use crate::ready::Ready;
 
 /// From the VMM's start to the agent's answer.
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
+/// The same without KVM: emulation gets as much slower as the machine is busy, and a second try would only add to that.
+const EMULATED_BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// From the keeper's start to its socket.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);
 const DIAL_LIMIT: Duration = Duration::from_millis(250);
@@ -106,11 +108,15 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     });
     let started = Instant::now();
     let sockets = Sockets::new(connected.client.clone());
-    let agent = match tokio::time::timeout(BOOT_LIMIT, answer(context, &sockets, &connected.client)).await {
+    let limit = match ready.isolation() {
+        Isolation::Hardware => BOOT_LIMIT,
+        Isolation::Emulated => EMULATED_BOOT_LIMIT,
+    };
+    let agent = match tokio::time::timeout(limit, answer(context, &sockets, &connected.client)).await {
         Ok(agent) => agent?,
         Err(_) => {
             report_console(&context.spec.id, &connected.client).await;
-            let limit_ms = u64::try_from(BOOT_LIMIT.as_millis()).unwrap_or(u64::MAX);
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             return Err(HostError::Timeout { what: format!("boot, try {attempt},"), limit_ms });
         }
     };

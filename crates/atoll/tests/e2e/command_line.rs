@@ -1,6 +1,7 @@
 //! The command line as scripts use it.
 
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -14,20 +15,27 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Directories of one-shot runs below the cache.
-fn runs() -> usize {
+/// Directories of one-shot runs below the cache that a process made; others may run beside this test.
+fn runs_of(pid: u32) -> Vec<PathBuf> {
     let cache = std::env::var_os("ATOLL_CACHE").unwrap_or_else(|| "/var/cache/atoll".into());
-    std::fs::read_dir(std::path::Path::new(&cache).join("runs")).map_or(0, Iterator::count)
+    let entries = std::fs::read_dir(Path::new(&cache).join("runs")).map(|e| e.flatten().collect());
+    let paths = entries.unwrap_or_else(|_| Vec::new()).into_iter().map(|entry| entry.path());
+    paths
+        .filter(|path| std::fs::read_to_string(path.join("lock")).is_ok_and(|text| text.trim() == pid.to_string()))
+        .collect()
 }
 
-fn vmms() -> Vec<String> {
+/// Command lines that name a sandbox.
+fn processes_of(id: &str) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let line = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).ok();
-    processes
-        .filter_map(line)
-        .map(|line| text(&line).replace('\0', " "))
-        .filter(|line| line.contains("/runs/run-"))
-        .collect()
+    processes.filter_map(line).map(|line| text(&line).replace('\0', " ")).filter(|line| line.contains(id)).collect()
+}
+
+/// Runs to the end; answers its pid too.
+fn run_as(command: &mut Command) -> (u32, Output) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    (child.id(), child.wait_with_output().unwrap())
 }
 
 #[test]
@@ -65,18 +73,20 @@ fn a_sandbox_lives_by_commands_alone() {
 #[test]
 fn a_one_shot_run_passes_everything_on_and_leaves_nothing() {
     let data = tempfile::tempdir().unwrap();
-    let before = runs();
-    let program = ["bash", "-c", "python3 -c 'print(6 * 7)'; echo err >&2; exit 5"];
+    let program = ["bash", "-c", "hostname; python3 -c 'print(6 * 7)'; echo err >&2; exit 5"];
     let mut command = atoll(&["run", "--timeout", "120", "-q", "--"]);
-    let done = run(command.args(program).env("ATOLL_DATA", data.path().join("none")));
-    assert_eq!((text(&done.stdout), done.status.code()), ("42\n".into(), Some(5)), "{}", text(&done.stderr));
-    assert!(text(&done.stderr).contains("err"));
+    let (pid, done) = run_as(command.args(program).env("ATOLL_DATA", data.path().join("none")));
+    let out = text(&done.stdout);
+    let (id, rest) = out.split_once('\n').unwrap_or_default();
+    assert_eq!((rest, done.status.code()), ("42\n", Some(5)), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("err") && id.starts_with("sb"));
     assert!(!data.path().join("none").exists(), "no data directory is made for it");
-    assert_eq!((runs(), vmms()), (before, vec![]));
-    let keep = run(atoll(&["run", "--keep", "--", "true"]).env("ATOLL_DATA", data.path().join("none")));
+    assert_eq!((runs_of(pid), processes_of(id)), (vec![], vec![]));
+    let mut keep = atoll(&["run", "--keep", "--", "true"]);
+    let (pid, keep) = run_as(keep.env("ATOLL_DATA", data.path().join("none")));
     assert_eq!(keep.status.code(), Some(125), "{}", text(&keep.stderr));
     assert!(text(&keep.stderr).contains("atoll up"), "{}", text(&keep.stderr));
-    assert_eq!(runs(), before);
+    assert_eq!(runs_of(pid), Vec::<PathBuf>::new());
 }
 
 #[test]
