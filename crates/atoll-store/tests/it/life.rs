@@ -2,7 +2,7 @@
 
 use atoll_domain::happening::{Happening, HappeningKind};
 use atoll_domain::host::SandboxFacts;
-use atoll_domain::metrics::{Joined, Point, Rings, Tier};
+use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::{Paused, Sandbox, Template, TemplateKind};
 use atoll_domain::ttl::{Lifetime, OnExpiry};
@@ -76,19 +76,19 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     assert_eq!(kept.shape.vcpus, 2, "the size survives a resume");
 }
 
+/// As many points as the rings can hold.
 fn full_rings() -> Vec<Joined> {
-    let mut rings = Rings::default();
-    for n in 0..288_000_u64 {
-        rings.push(Point {
-            timestamp_ms: 1_800_000_000_000 + i64::try_from(n).unwrap() * 500,
-            cpu_pct: 12.5,
-            mem_bytes: n,
-            disk_bytes: u64::MAX,
-            guest_mem_bytes: n.is_multiple_of(2).then_some(n),
-            guest_disk_bytes: None,
-        });
-    }
-    rings.all()
+    let of = |tier: Tier| {
+        (0..tier.capacity() as u64).map(move |n| {
+            let timestamp_ms = 1_800_000_000_000 + i64::try_from(n * tier.interval_ms()).unwrap();
+            let guest_mem_bytes = n.is_multiple_of(2).then_some(n);
+            let (mem_bytes, disk_bytes) = (n, u64::MAX);
+            let point =
+                Point { timestamp_ms, cpu_pct: 12.5, mem_bytes, disk_bytes, guest_mem_bytes, guest_disk_bytes: None };
+            Joined { tier, point }
+        })
+    };
+    Tier::ALL.into_iter().flat_map(of).collect()
 }
 
 #[tokio::test]
