@@ -188,9 +188,9 @@ impl Drop for World {
     }
 }
 
-/// The smallest sandbox that boots.
+/// A sandbox as most are.
 pub(crate) fn request() -> CreateSandboxRequest {
-    CreateSandboxRequest { memory_mb: Some(128), disk_mb: Some(64), ..CreateSandboxRequest::default() }
+    CreateSandboxRequest::default()
 }
 
 /// Runs a shell command in a sandbox.
