@@ -97,6 +97,11 @@ fn static_parts(workspace: &Workspace, profile: Profile) -> Result<Embedded> {
     Ok(embedded)
 }
 
+/// The guest agent that a build of the profile carries.
+pub(crate) fn embedded_guest(workspace: &Workspace, profile: Profile) -> PathBuf {
+    embedded(workspace, profile).guest
+}
+
 /// Where keeper and guest agent of a profile lie.
 pub(crate) fn embedded(workspace: &Workspace, profile: Profile) -> Embedded {
     let dir = workspace.root.join("target/embed").join(profile.name());

@@ -53,6 +53,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("atoll-client", &[DOMAIN, "atoll-api"]),
     ("atoll", &ALL),
     ("atoll-testkit", &ALL),
+    ("atoll-bench", &ALL),
     ("atoll-fuzz", &ALL),
     ("xtask", &[]),
 ];

@@ -58,6 +58,11 @@ impl Running {
         Ok(running)
     }
 
+    /// Its data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Process id of `atoll up` (of `sudo`, where that started it).
     pub(crate) fn pid(&self) -> u32 {
         self.up.id()

@@ -35,6 +35,7 @@ usage: cargo xtask COMMAND
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute
   bench footprint [--binary FILE] memory with 0 and 20 sandboxes, a keeper's own, start to listening
+  bench boot|exec [--pairs N]     what Atoll adds to the bare sequence, in turns with it
   demo [--binary FILE]            boots a real VM and runs a Python program inside it";
 
 fn main() -> ExitCode {
@@ -62,6 +63,8 @@ fn run(args: &[String]) -> Result<()> {
         ["soak", "--seconds", seconds] => soak::run(&workspace, seconds),
         ["bench", "footprint"] => bench::footprint::run(&workspace, None),
         ["bench", "footprint", "--binary", path] => bench::footprint::run(&workspace, Some(path)),
+        ["bench", what @ ("boot" | "exec")] => bench::pairs::run(&workspace, what, "50"),
+        ["bench", what @ ("boot" | "exec"), "--pairs", pairs] => bench::pairs::run(&workspace, what, pairs),
         ["demo"] => demo::run(&workspace, None),
         ["demo", "--binary", path] => demo::run(&workspace, Some(path)),
         [] | ["help" | "--help" | "-h"] => {

@@ -35,6 +35,13 @@ pub(crate) fn describe(begun: Moment) -> Result<String> {
     Ok(format!("machine: {cores} cores, load {minute}, steal {}.{} %", steal / 10, steal % 10))
 }
 
+/// The kind of the file system that a path lies on.
+pub(crate) fn file_system(path: &std::path::Path) -> Result<String> {
+    let output = std::process::Command::new("stat").args(["--file-system", "--format=%T"]).arg(path).output();
+    let output = output.context("cannot start stat")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 /// One line of `/proc/PID/smaps_rollup` summed over the names, in KiB.
 pub(crate) fn smaps(pid: u64, names: &[&str]) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");

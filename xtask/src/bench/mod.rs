@@ -7,4 +7,5 @@
 
 pub(crate) mod footprint;
 pub(crate) mod machine;
+pub(crate) mod pairs;
 pub(crate) mod statistics;

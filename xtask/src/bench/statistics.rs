@@ -20,6 +20,13 @@ pub(crate) struct Median {
     pub(crate) count: usize,
 }
 
+impl Median {
+    /// With two digits, for what is about 1.
+    pub(crate) fn precise(&self) -> String {
+        format!("{:.2} (95 %: {:.2} to {:.2}, n = {})", self.value, self.low, self.high, self.count)
+    }
+}
+
 impl std::fmt::Display for Median {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.1} (95 %: {:.1} to {:.1}, n = {})", self.value, self.low, self.high, self.count)
