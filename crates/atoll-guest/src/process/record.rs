@@ -3,7 +3,7 @@
 //! A reader that keeps up loses nothing: when it is half a ring behind, reading the
 //! process's output waits for it, at most [`PATIENCE`]. A reader that does not move in
 //! that time is stalled; the process goes on without it, and it sees a gap. So one
-//! stalled reader costs a process one short pause, never more until it catches up.
+//! stalled reader costs a process one short pause, never more until it has taken a quarter of a ring.
 
 use std::{
     collections::BTreeMap,
@@ -84,6 +84,8 @@ struct Shared {
 struct Mark {
     at: u64,
     stalled: bool,
+    /// How much it has taken since it was found stalled.
+    taken: u64,
 }
 
 impl Record {
@@ -189,6 +191,7 @@ impl Record {
                 && mark.at == *at
             {
                 mark.stalled = true;
+                mark.taken = 0;
             }
         }
     }
@@ -200,7 +203,7 @@ impl Record {
         let mut shared = self.lock();
         let end = shared.ring.end();
         let at = offset.map_or(end, |offset| offset.min(end));
-        shared.readers.insert(id, Mark { at, stalled: false });
+        shared.readers.insert(id, Mark { at, stalled: false, taken: 0 });
         drop(shared);
         Reader { record: Arc::clone(self), changed, id, at }
     }
@@ -322,7 +325,9 @@ impl Reader {
         let (end, capacity) = (shared.ring.end(), shared.ring.capacity() as u64);
         if let Some(mark) = shared.readers.get_mut(&self.id) {
             mark.at = self.at;
-            mark.stalled = mark.stalled && end - self.at > capacity / 4;
+            // One that moves again counts again: it need not catch up with a process that is faster.
+            mark.taken += piece.data();
+            mark.stalled = mark.stalled && mark.taken < capacity / 4 && end - self.at > capacity / 4;
         }
         drop(shared);
         self.record.drained.notify_one();

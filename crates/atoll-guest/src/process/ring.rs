@@ -26,6 +26,14 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
+    /// How many bytes of output are in it.
+    pub(crate) fn data(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => bytes.len() as u64,
+            Self::Gap { .. } => 0,
+        }
+    }
+
     /// Where the reader stands after it.
     pub(crate) fn end(&self) -> u64 {
         match self {

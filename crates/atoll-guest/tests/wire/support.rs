@@ -196,9 +196,9 @@ pub(crate) fn init() -> InitRequest {
 
 /// Waits for a condition of the outside world.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
     while !condition() {
-        assert!(Instant::now() < until, "{what} did not come about in 20 s");
+        assert!(Instant::now() < until, "{what} did not come about in a minute");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
