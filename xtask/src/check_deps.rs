@@ -73,7 +73,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ),
     ("buffa", &["atoll-proto", "atoll-guest", "atoll-guest-client", "atoll-host", "atoll-control", "atoll-testkit"]),
     ("clap", &["atoll"]),
-    ("anyhow", &["atoll", "atoll-fuzz", "xtask"]),
+    ("anyhow", &["atoll", "atoll-bench", "atoll-fuzz", "xtask"]),
     ("reqwest", &["atoll-client"]),
 ];
 

@@ -1,4 +1,5 @@
 //! Fills the default cache with the base image, the kernel and an empty disk, and prints where they are.
+#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::path::Path;
 

@@ -37,7 +37,7 @@ pub(crate) fn has_sandboxes(shared: &Shared) -> bool {
 
 /// Reads every directory and removes what belongs to none; blocks.
 pub(crate) fn survey(shared: &Shared) -> Vec<Found> {
-    let read: Vec<(PathBuf, History)> = directories(shared).into_iter().filter_map(|dir| read(dir)).collect();
+    let read: Vec<(PathBuf, History)> = directories(shared).into_iter().filter_map(read).collect();
     for event in read.iter().flat_map(|(_, history)| history.told()) {
         match shared.restore_event(event) {
             Ok(false) => {}

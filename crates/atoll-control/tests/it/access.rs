@@ -43,7 +43,7 @@ async fn another_teams_sandbox_is_not_found_by_any_call() {
     }
     assert!(control.list_sandboxes(&other, None, None).await.unwrap().items.is_empty());
     assert_eq!(fixture.host.calls(Method::OpenStream), streams, "nobody reached the guest");
-    assert_eq!(fixture.host.sandboxes(), [sandbox.id.clone()]);
+    assert_eq!(fixture.host.sandboxes(), std::slice::from_ref(&sandbox.id));
     let never = SandboxId::from_random([3; 16]);
     for missing in [never.as_str(), "", "nonsense", "../../etc", &"sb".repeat(400)] {
         let answer = control.sandbox(&fixture.principal, missing).await;

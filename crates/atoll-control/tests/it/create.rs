@@ -42,7 +42,7 @@ async fn a_client_that_goes_away_leaves_a_running_sandbox_that_its_owner_can_fin
         page.items.into_iter().find(|s| s.status == SandboxStatus::Running)
     };
     let sandbox = eventually("the abandoned sandbox to run", running).await;
-    assert_eq!(fixture.host.sandboxes(), [sandbox.id.clone()]);
+    assert_eq!(fixture.host.sandboxes(), std::slice::from_ref(&sandbox.id));
     assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create"]);
 }
 

@@ -1,5 +1,6 @@
 //! What a host tells of by itself reaches the rows exactly once.
 
+use atoll_control::CreateInput;
 use atoll_domain::host::{HostError, HostEventKind};
 use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
@@ -79,7 +80,7 @@ async fn shutdown_waits_for_a_create_under_way() {
     let fixture = ControlBox::start().await;
     let gate = fixture.host.hold(Method::Create);
     let (control, principal) = (fixture.control.clone(), fixture.principal.clone());
-    let creating = tokio::spawn(async move { control.create_sandbox(&principal, Default::default()).await });
+    let creating = tokio::spawn(async move { control.create_sandbox(&principal, CreateInput::default()).await });
     gate.reached().await;
     let control = fixture.control.clone();
     let stopping = tokio::spawn(async move { control.shutdown().await });

@@ -1,4 +1,10 @@
 //! The service layer with its real database and a simulated host: what it promises when something goes wrong in between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it saw"
+)]
 
 mod access;
 mod create;

@@ -69,7 +69,7 @@ async fn a_lost_sandbox_is_marked_stopped_once() {
     let fixture = ControlBox::start().await;
     let (lost, kept) = (fixture.sandbox().await, fixture.sandbox().await);
     fixture.host.lose_sandbox(&lost.id);
-    assert_eq!(activate(&fixture.control).await.unwrap().over, [lost.id.clone()]);
+    assert_eq!(activate(&fixture.control).await.unwrap().over, std::slice::from_ref(&lost.id));
     assert_eq!(activate(&fixture.control).await.unwrap(), Status::default());
     assert_eq!(fixture.audit_of(lost.id.as_str()).await, ["create", "ended"]);
     let row = fixture.control.sandbox(&fixture.principal, kept.id.as_str()).await.unwrap();

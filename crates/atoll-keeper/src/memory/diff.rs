@@ -130,7 +130,7 @@ impl Header {
             data += if kind == 0 { u64::from(pages) } else { 0 };
             out.push(Extent { first, pages, zero: kind == 1 });
         }
-        if out.len() as u64 != self.extents || bytes.len() % ENTRY != 0 || data != self.data_pages {
+        if out.len() as u64 != self.extents || !bytes.len().is_multiple_of(ENTRY) || data != self.data_pages {
             return Err(KeeperError::Diff("its table does not fit its header".into()));
         }
         Ok(out)

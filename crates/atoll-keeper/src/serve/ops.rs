@@ -70,13 +70,13 @@ impl Keeper {
             Op::Pause => {
                 self.unhindered("pause")?;
                 self.expect_stop("asked");
-                self.ask_qemu(number, request.id, "stop", &Value::Null, now)
+                Ok(self.ask_qemu(number, request.id, "stop", &Value::Null, now))
             }
             Op::Resume => {
                 self.unhindered("resume")?;
-                self.ask_qemu(number, request.id, "cont", &Value::Null, now)
+                Ok(self.ask_qemu(number, request.id, "cont", &Value::Null, now))
             }
-            Op::Probe => self.ask_qemu(number, request.id, "query-status", &Value::Null, now),
+            Op::Probe => Ok(self.ask_qemu(number, request.id, "query-status", &Value::Null, now)),
             Op::Kill => done(self.kill()?),
             Op::Streams { count } => Self::streams(*count),
             Op::Console { from } => {
@@ -97,7 +97,7 @@ impl Keeper {
             Op::AwaitRestore => Ok(self.await_restore((number, request.id))?.map_or(Now::Later, Now::Done)),
             Op::ResizeDisk { bytes } => {
                 self.unhindered("resize_disk")?;
-                self.ask_qemu(number, request.id, "block_resize", &json!({"device": "cow", "size": bytes}), now)
+                Ok(self.ask_qemu(number, request.id, "block_resize", &json!({"device": "cow", "size": bytes}), now))
             }
             Op::MemoryBase => self.memory_base(),
         }
@@ -189,19 +189,12 @@ impl Keeper {
         if self.taking.is_some() { Some("snapshot") } else { restoring.then_some("restore") }
     }
 
-    fn ask_qemu(
-        &mut self,
-        connection: u64,
-        request: u64,
-        command: &str,
-        arguments: &Value,
-        now: Instant,
-    ) -> Result<Now, Refusal> {
+    fn ask_qemu(&mut self, connection: u64, request: u64, command: &str, arguments: &Value, now: Instant) -> Now {
         let token = self.next_token;
         self.next_token += 1;
         self.qmp.command(token, command, arguments, now);
         self.waiting.push(Waiting { token, connection, request });
-        Ok(Now::Later)
+        Now::Later
     }
 
     /// QEMU answered what became of a request, or did not in time.

@@ -6,7 +6,12 @@
 //! fail.
 //!
 //! Deliberately absent: libtest, whose `main` could not be the attacker's. `NAME` as an argument runs the tests that bear it.
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it saw"
+)]
 #![allow(unsafe_code, reason = "an attacker makes system calls")]
 
 mod attack;

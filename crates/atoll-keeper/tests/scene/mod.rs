@@ -44,7 +44,7 @@ impl Scene {
     pub(crate) fn new(memory_mb: u32) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let pid = std::process::id();
-        let instance = InstanceId::from_random([(pid >> 8) as u8, pid as u8, number as u8]);
+        let instance = InstanceId::from_random([pid.to_le_bytes()[1], pid.to_le_bytes()[0], number.to_le_bytes()[0]]);
         let sandbox: SandboxId = format!("sb{pid}n{number}").parse().unwrap();
         let (netns, void) = (format!("ak-{pid}-{number}"), format!("ak-{pid}-{number}v"));
         for name in [&netns, &void] {

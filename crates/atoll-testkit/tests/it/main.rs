@@ -1,4 +1,10 @@
 //! The simulated host keeps to what every host keeps to, and its faults are what they say.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it saw"
+)]
 
 use std::sync::Arc;
 
@@ -70,7 +76,7 @@ async fn a_lost_reply_comes_after_the_effect_and_a_replay_tells_of_it() {
     host.plan(Method::Create, Fault::LoseReply);
     let lost = host.create(call.clone(), ids::request(&id)).await;
     assert!(matches!(lost, Err(HostError::Unavailable(_))), "{lost:?}");
-    assert_eq!(host.sandboxes(), [id.clone()]);
+    assert_eq!(host.sandboxes(), std::slice::from_ref(&id));
     assert_eq!(host.create(call, ids::request(&id)).await.unwrap().state, HostSandboxState::Running);
     host.plan(Method::Destroy, Fault::LoseReply);
     let end = ids::call(Incarnation::FIRST);

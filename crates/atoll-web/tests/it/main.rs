@@ -1,4 +1,10 @@
 //! The API over real sockets: routes, errors, streams, terminals, and the document that describes them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it saw"
+)]
 
 mod document;
 mod files;

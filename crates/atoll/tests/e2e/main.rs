@@ -5,6 +5,12 @@
 //! of `cargo xtask build` (`ATOLL_BIN`, else `target/release/atoll`).
 //!
 //! Deliberately absent: any order between tests, and figures.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it saw"
+)]
 
 mod bad_input;
 mod command_line;

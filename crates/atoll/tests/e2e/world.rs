@@ -42,7 +42,7 @@ pub(crate) struct World {
     /// Names that the resolver was asked for, as raw questions.
     pub(crate) asked: Arc<Mutex<usize>>,
     services: JoinSet<()>,
-    _resolv: NamedTempFile,
+    resolv: NamedTempFile,
 }
 
 fn ip(arguments: &str) {
@@ -75,7 +75,7 @@ impl World {
             seen: Arc::default(),
             asked: Arc::default(),
             services: JoinSet::new(),
-            _resolv: resolv,
+            resolv,
         };
         world.wire();
         world.listen();
@@ -83,7 +83,7 @@ impl World {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", world.host));
         command.args(["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh"]);
-        command.arg(world._resolv.path()).arg(binary());
+        command.arg(world.resolv.path()).arg(binary());
         world.server = Some(Arc::new(Server::start_as(Arc::new(Data::new()), command)));
         world
     }
