@@ -7,7 +7,7 @@ demo: setup ## boots a real microVM and runs a Python program inside it
 test: setup ## everything: format, lints, unit, property, store and end-to-end tests with real VMs
 	cargo xtask test
 
-soak: setup ## what takes longer than CI has: fuzzing
+soak: setup ## what takes longer than CI has: fuzzing, the whole kill matrix
 	cargo xtask soak
 
 build: setup ## target/release/atoll
@@ -15,6 +15,8 @@ build: setup ## target/release/atoll
 
 bench: setup ## figures, on the shipped profile
 	cargo xtask bench footprint
+	cargo xtask bench boot
+	cargo xtask bench exec
 
 check: ## what can be said without running anything
 	cargo xtask check

@@ -33,7 +33,7 @@ usage: cargo xtask COMMAND
   check [--quick]                 format, file rules, placement, crate directions; and clippy, unless quick
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
-  soak [--seconds N]              what takes longer: each fuzz target for a minute
+  soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix
   bench footprint [--binary FILE] memory with 0 and 20 sandboxes, a keeper's own, start to listening
   bench boot|exec [--pairs N]     what Atoll adds to the bare sequence, in turns with it
   demo [--binary FILE]            boots a real VM and runs a Python program inside it";

@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: what takes longer than CI has.
 //!
-//! How it works: fuzz targets, a minute each (`--seconds` says otherwise). They are built with LLVM's edge counters, by flags
+//! How it works: fuzz targets, a minute each (`--seconds` says otherwise), then every case of the kill matrix. They are built with LLVM's edge counters, by flags
 //! that a stable compiler knows, into a target directory of their own, since the flags reach every dependency.
 //!
 //! Deliberately absent: seeds that are chosen here; each run draws its own and prints it.
@@ -22,6 +22,7 @@ pub(crate) fn run(workspace: &Workspace, seconds: &str) -> Result<()> {
     }
     let mut stages = Stages::new();
     stages.run("fuzzing", || fuzz(workspace, seconds));
+    stages.run("the whole kill matrix", || crate::test::whole_kill_matrix(workspace));
     stages.finish()
 }
 

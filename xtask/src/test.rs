@@ -24,6 +24,8 @@ use crate::workspace::{Workspace, is_root};
 const UNIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Longest time of a test program with VMs.
 const VM_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// Longest time of the whole kill matrix.
+const MATRIX_LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
 /// VM tests at the same time: each boots a guest of its own, and CI has two cores.
 const VM_THREADS: &str = "2";
 
@@ -169,7 +171,27 @@ fn command_of(program: &TestProgram, binary: &Path) -> Command {
     if program.boots_vms() {
         command.args(["--test-threads", VM_THREADS]);
     }
+    if let Some(commit) = commit() {
+        // Where the kill matrix begins, so that commits share its cases among them.
+        command.env("ATOLL_KILL_MATRIX_SEED", commit);
+    }
     command.current_dir(&program.directory).stdin(Stdio::null());
     command.env("CARGO_MANIFEST_DIR", &program.directory).env("ATOLL_BIN", binary).env("INSTA_UPDATE", "no");
     command
+}
+
+/// The commit that is tested; nothing outside a checkout.
+fn commit() -> Option<String> {
+    let output = Command::new("git").args(["rev-parse", "HEAD"]).stderr(Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Runs the whole kill matrix once.
+pub(crate) fn whole_kill_matrix(workspace: &Workspace) -> Result<()> {
+    let binary = build::run(workspace, Profile::Release)?;
+    let programs = compile(workspace)?;
+    let matrix = programs.iter().find(|program| program.target.contains("kill_matrix")).context("no kill matrix")?;
+    let mut command = command_of(matrix, &binary);
+    stage::run_within(command.arg("--nocapture").env("ATOLL_KILL_MATRIX", "all"), MATRIX_LIMIT)
 }

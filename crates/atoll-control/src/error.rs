@@ -119,13 +119,25 @@ pub enum ControlError {
     Guest(#[source] GuestError),
     /// The database.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
+    /// The disk that the database lies on is full.
+    #[error("Atoll's own disk is full: free space on the file system of its data directory")]
+    DatabaseFull,
     /// Atoll is going down.
     #[error("Atoll is stopping; try again when it is back")]
     Stopping,
     /// Something that must not happen.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl From<StoreError> for ControlError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSpace => Self::DatabaseFull,
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl From<Invalid> for ControlError {

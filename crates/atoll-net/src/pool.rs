@@ -17,8 +17,8 @@ const CANDIDATES: &[Pool] = &[
     Pool { network: Ipv4Addr::new(10, 213, 0, 0), prefix: 16 },
     Pool { network: Ipv4Addr::new(10, 214, 0, 0), prefix: 16 },
     Pool { network: Ipv4Addr::new(10, 87, 0, 0), prefix: 16 },
-    Pool { network: Ipv4Addr::new(172, 29, 0, 0), prefix: 16 },
-    Pool { network: Ipv4Addr::new(192, 168, 0, 0), prefix: 16 },
+    Pool { network: Ipv4Addr::new(10, 147, 0, 0), prefix: 16 },
+    Pool { network: Ipv4Addr::new(10, 61, 0, 0), prefix: 16 },
 ];
 /// The smallest useful pool: 128 sandboxes.
 const MAX_PREFIX: u8 = 24;

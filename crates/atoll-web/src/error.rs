@@ -94,6 +94,9 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::GuestDenied(_) => {
             shape(StatusCode::FORBIDDEN, ErrorCode::Forbidden, "The sandbox's own permissions forbid it")
         }
+        ControlError::DatabaseFull => {
+            shape(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NoCapacity, "Atoll has no room to write this down")
+        }
         ControlError::Host(error) => of_host(error),
         ControlError::Guest(error) => of_guest(error),
         ControlError::Store(_) | ControlError::Internal(_) => hidden(INTERNAL, IN_LOG),
