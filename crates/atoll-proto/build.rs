@@ -14,6 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_imports(true).open_files(FILES)?;
     let set = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(&set, compiler.encode_file_descriptor_set())?;
-    connectrpc_build::Config::new().descriptor_set(&set).files(&FILES).include_file("_connectrpc.rs").compile()?;
+    connectrpc_build::Config::new()
+        // It would name the descriptors above, which are newer than this run: everything would be stale at once.
+        .emit_rerun_directives(false)
+        .descriptor_set(&set)
+        .files(&FILES)
+        .include_file("_connectrpc.rs")
+        .compile()?;
     Ok(())
 }
