@@ -1,6 +1,6 @@
 //! What a host tells of by itself reaches the rows exactly once.
 
-use atoll_control::CreateInput;
+use atoll_control::sandboxes::CreateInput;
 use atoll_domain::host::{HostError, HostEventKind};
 use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
