@@ -80,7 +80,10 @@ impl Cache {
     pub fn open(root: &Path, system: Option<PathBuf>) -> Result<Self, DiskError> {
         let root = std::path::absolute(root).map_err(DiskError::file("find", root))?;
         make_dir(&root)?;
-        make_dir(&root.join("locks"))?;
+        let locks = root.join("locks");
+        make_dir(&locks)?;
+        // Closed to others: whoever can open a lock file can hold its lock. Fails in another's cache, where none is taken.
+        let _ = fs::set_permissions(&locks, fs::Permissions::from_mode(0o700));
         let trusted =
             |dir: &PathBuf| fs::metadata(dir).is_ok_and(|m| m.uid() == 0 && m.permissions().mode() & 0o022 == 0);
         Ok(Self { root, system: system.filter(trusted) })

@@ -82,6 +82,17 @@ pub struct SandboxSpec {
     pub default_user: String,
 }
 
+impl HostError {
+    /// What the sandbox's owner is told: what is the inside of a host stays in its log.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Failed(_) => "the host failed; its log has the reason".into(),
+            Self::Unavailable(_) => "the host could not be reached".into(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Asks a host for a new sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateSandbox {

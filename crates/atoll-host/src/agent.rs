@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) void_netns: PathBuf,
     pub(crate) boots: Semaphore,
     pub(crate) stopping: CancellationToken,
+    /// No new sandbox from now on; changed under the map's lock.
+    closing: AtomicBool,
     readiness: Readiness,
     events: Events,
     metrics: Arc<Metrics>,
@@ -240,6 +243,9 @@ impl HostAgent {
                 return Err(HostError::Unavailable("the host agent is stopping".into()));
             }
             let mut sandboxes = held(&self.shared.sandboxes);
+            if self.shared.closing.load(Ordering::SeqCst) && !sandboxes.contains_key(&id) {
+                return Err(HostError::Unavailable("the host agent is stopping".into()));
+            }
             match sandboxes.get(&id) {
                 Some(handle) if handle.call == call => handle.created.clone(),
                 Some(_) => return Err(HostError::WrongState { state: "there already".into() }),
@@ -280,9 +286,19 @@ impl HostAgent {
         }
         let (reply, answer) = oneshot::channel();
         if handle.mailbox.send(Message::Destroy { reason, tell: incarnation.is_none(), reply }).await.is_err() {
-            return Ok(Destroyed::NotFound);
+            return self.given_back(id);
         }
-        answer.await.unwrap_or(Ok(Destroyed::Done))
+        answer.await.unwrap_or_else(|_| self.given_back(id))
+    }
+
+    /// What it means that an actor did not answer: one that ended well has taken its sandbox off the map before.
+    fn given_back(&self, id: &SandboxId) -> Result<Destroyed, HostError> {
+        match self.handle(id) {
+            None => Ok(Destroyed::Done),
+            Some(_) => {
+                Err(HostError::Failed("a sandbox's actor ended without giving it back; the next start does".into()))
+            }
+        }
     }
 
     fn handle(&self, id: &SandboxId) -> Option<Handle> {
@@ -421,7 +437,12 @@ impl HostAgent {
     /// Ends every sandbox, or leaves those that run, and awaits every task.
     pub async fn shutdown(&self, on_exit: OnExit) {
         if on_exit == OnExit::Destroy {
-            let ids: Vec<SandboxId> = held(&self.shared.sandboxes).keys().cloned().collect();
+            let ids: Vec<SandboxId> = {
+                let sandboxes = held(&self.shared.sandboxes);
+                // Under the map's lock: a create is either among these or refused.
+                self.shared.closing.store(true, Ordering::SeqCst);
+                sandboxes.keys().cloned().collect()
+            };
             let ends = ids.iter().map(|id| self.end(id, None, "Atoll stopped".into()));
             for (id, ended) in ids.iter().zip(join_all(ends).await) {
                 if let Err(error) = ended {
@@ -505,6 +526,7 @@ fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Found>), Star
         void_netns,
         boots: Semaphore::new(boots),
         stopping: CancellationToken::new(),
+        closing: AtomicBool::new(false),
         readiness: Readiness::default(),
         events,
         metrics: Arc::new(Metrics::new()),

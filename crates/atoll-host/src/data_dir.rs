@@ -49,6 +49,11 @@ impl DataDir {
         if owner != own {
             return Err(StartError::ForeignData { path: root.to_owned(), owner, own });
         }
+        let known = ["lock", "instance.json"].iter().any(|name| root.join(name).exists());
+        let empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+        if !known && !empty() {
+            return Err(StartError::NotData { path: root.to_owned() });
+        }
         let mode = fs::Permissions::from_mode(0o700);
         fs::set_permissions(root, mode).map_err(StartError::file("set the mode of", root))?;
         let dir = Self { root: root.to_owned(), claims: Arc::default() };

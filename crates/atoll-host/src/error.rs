@@ -16,6 +16,15 @@ use atoll_net::NetError;
 /// Why a host agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Something else than a data directory.
+    #[error(
+        "{} holds other files and is no data directory of Atoll's: name an empty or a new directory with --data",
+        path.display()
+    )]
+    NotData {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file or directory.
     #[error("cannot {action} {}", path.display())]
     File {

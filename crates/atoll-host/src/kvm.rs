@@ -46,20 +46,28 @@ pub(crate) fn verdict(cache: &Path, tree: &Path, kernel: &Path, initrd: &Path) -
     if let Some(verdict) = cached.filter(|verdict| verdict.key == key) {
         return verdict;
     }
-    let (usable, reason) = match probe(kernel, initrd) {
-        Ok(()) => (true, "a guest booted under it".to_owned()),
-        Err(reason) => (false, reason),
+    let (usable, reason, lasting) = match probe(kernel, initrd) {
+        Ok(()) => (true, "a guest booted under it".to_owned(), true),
+        Err(Unusable { reason, lasting }) => (false, reason, lasting),
     };
     let verdict = Verdict { key, usable, reason };
-    if let Ok(text) = serde_json::to_vec(&verdict) {
+    // What a loaded module or a quieter machine would change is asked again at the next start.
+    if lasting && let Ok(text) = serde_json::to_vec(&verdict) {
         // A cache that cannot be written to costs a probe at the next start.
         let _ = replace(&path, &text, 0o644);
     }
     verdict
 }
 
-fn probe(kernel: &Path, initrd: &Path) -> Result<(), String> {
-    std::fs::File::open("/dev/kvm").map_err(|error| format!("/dev/kvm cannot be opened: {error}"))?;
+/// Why no guest booted, and whether that stays so.
+struct Unusable {
+    reason: String,
+    lasting: bool,
+}
+
+fn probe(kernel: &Path, initrd: &Path) -> Result<(), Unusable> {
+    let passing = |reason: String| Unusable { reason, lasting: false };
+    std::fs::File::open("/dev/kvm").map_err(|error| passing(format!("/dev/kvm cannot be opened: {error}")))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all"]);
     command.arg("/usr/bin/qemu-system-x86_64");
@@ -69,7 +77,7 @@ fn probe(kernel: &Path, initrd: &Path) -> Result<(), String> {
     command.arg("console=ttyS0 quiet panic=-1 reboot=t pci=off atoll.probe");
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("QEMU does not start: {error}"))?;
+    let mut child = command.spawn().map_err(|error| passing(format!("QEMU does not start: {error}")))?;
     let out = child.stdout.take().map(collect);
     let err = child.stderr.take().map(collect);
     let ended = wait(&mut child);
@@ -80,8 +88,10 @@ fn probe(kernel: &Path, initrd: &Path) -> Result<(), String> {
     }
     let last = err.lines().last().unwrap_or("nothing on the console").trim().chars().take(200).collect::<String>();
     match ended {
-        Some(status) => Err(format!("a guest does not boot under it ({status}: {last})")),
-        None => Err(format!("a guest does not boot under it within {} s", LIMIT.as_secs())),
+        Some(status) => {
+            Err(Unusable { reason: format!("a guest does not boot under it ({status}: {last})"), lasting: true })
+        }
+        None => Err(passing(format!("a guest does not boot under it within {} s", LIMIT.as_secs()))),
     }
 }
 

@@ -8,9 +8,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use atoll_domain::{InstanceId, SandboxId};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,8 @@ use crate::NetError;
 pub const SLOTS: u32 = 32_768;
 /// uid and gid of slot 0; far above what Debian gives to people and services.
 const FIRST_UID: u32 = 2_000_000;
+/// A claim takes well under a millisecond, so a lock held for so long is held by something broken.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// A claimed number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -117,9 +122,20 @@ impl Slots {
     fn lock(&self) -> Result<Flock<File>, NetError> {
         let slots = self.dir.join("slots");
         fs::create_dir_all(&slots).map_err(NetError::file("create", &slots))?;
+        // Closed to others: whoever can open the lock file can hold its lock.
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&self.dir, closed).map_err(NetError::file("set the mode of", &self.dir))?;
         let path = self.dir.join("lock");
-        let file = File::create(&path).map_err(NetError::file("create", &path))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| NetError::file("lock", &path)(errno.into()))
+        let mut file = File::create(&path).map_err(NetError::file("create", &path))?;
+        let started = Instant::now();
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(locked),
+                Err((back, Errno::EWOULDBLOCK)) if started.elapsed() < LOCK_LIMIT => file = back,
+                Err((_, errno)) => return Err(NetError::file("lock", &path)(errno.into())),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn read(&self) -> Result<Vec<(Slot, Claim)>, NetError> {

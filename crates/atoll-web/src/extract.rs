@@ -65,7 +65,7 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WebError> {
         WebError::Field(FieldError {
             pointer,
             code: code.into(),
-            detail: error.inner().to_string(),
+            detail: without_value(&error.inner().to_string()),
             min: None,
             max: None,
         })
@@ -75,6 +75,14 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WebError> {
         WebError::Field(FieldError { pointer: String::new(), code: "not_json".into(), detail, min: None, max: None })
     })?;
     Ok(value)
+}
+
+/// What a parser said, without the value that it quotes: it may be a secret that stands in the wrong place.
+fn without_value(text: &str) -> String {
+    match text.split_once(", expected ") {
+        Some((what, expected)) if what.starts_with("invalid ") => format!("expected {expected}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// A path inside a document as a JSON pointer.

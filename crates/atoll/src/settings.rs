@@ -112,7 +112,8 @@ impl Given {
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
         let env_file = match std::fs::read_to_string(".env") {
             Ok(text) => parse_env_file(&text)?,
-            Err(_) => BTreeMap::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(error).context("cannot read .env in the working directory"),
         };
         Ok(Self { flags: BTreeMap::new(), environment, env_file })
     }

@@ -20,7 +20,11 @@ pub(crate) async fn activate(control: &Control) -> Result<usize, ControlError> {
     let mut settled = 0;
     for operation in orphans(control).await? {
         let sandbox = control.store().sandbox(&operation.sandbox).await?;
-        settled += usize::from(settle(control, &operation, sandbox).await?);
+        match settle(control, &operation, sandbox).await {
+            Ok(done) => settled += usize::from(done),
+            // The others are not to suffer from it.
+            Err(error) => tracing::error!(sandbox.id = %operation.sandbox, %error, "a call could not be finished"),
+        }
     }
     Ok(settled)
 }

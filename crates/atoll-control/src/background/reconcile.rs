@@ -77,8 +77,11 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
             }
             (Remedy::Destroy, _, Some(facts)) => {
                 tracing::warn!(sandbox.id = %id, "the host has a sandbox that nobody wants; ending it");
-                control.driver().destroy(Control::call(facts.incarnation)?, id.clone()).await?;
-                status.destroyed.push(id);
+                match control.driver().destroy(Control::call(facts.incarnation)?, id.clone()).await {
+                    Ok(_) => status.destroyed.push(id),
+                    // The others are not to suffer from it; the next round tries again.
+                    Err(error) => tracing::error!(sandbox.id = %id, %error, "it could not be ended"),
+                }
             }
             _ => {}
         }

@@ -211,10 +211,10 @@ impl Control {
         // Called off by a destroy: the row and its audit are the destroy's, which has not been answered yet.
         let called_off = tx.is_being_destroyed(&sandbox.id).await?;
         if !called_off
-            && tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.to_string(), now).await?
+            && tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Error, &error.told(), now).await?
         {
             tx.audit(&self.audit(principal, AuditAction::SandboxCreateFailed, sandbox)).await?;
-            let why = Some(error.to_string());
+            let why = Some(error.told());
             tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Failed, why)).await?;
         }
         tx.finish_operation(&call.operation, now).await?;

@@ -9,7 +9,7 @@
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
-use atoll_domain::host::Call;
+use atoll_domain::host::{Call, HostError};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxStatus};
 use atoll_store::{OperationKind, Step};
@@ -70,7 +70,11 @@ impl Control {
         }
         tx.finish_operation(&call.operation, now).await?;
         tx.commit().await?;
-        answer?;
+        answer.map_err(|error| match error {
+            // Destroy wins over every state, so this is the host's failure and not the asker's.
+            HostError::WrongState { state } => HostError::Failed(format!("a destroy was refused: {state}")),
+            other => other,
+        })?;
         self.forget(&sandbox.id);
         Ok(())
     }

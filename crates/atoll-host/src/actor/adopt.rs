@@ -53,7 +53,7 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     // Answered after the pidfd was opened, so that names this keeper; and what happened before the claim is seen here.
     let state = connected.client.state().await.map_err(gone)?;
     if let Some(status) = state.exited {
-        return Err(Adoption::Ended(super::exit_reason(status, &state.vmm_log)));
+        return Err(Adoption::Ended(super::exit_reason(status)));
     }
     let halted = state.stopped.as_deref() == Some(DISK_FULL);
     tell_halt(context, &history, halted).await?;

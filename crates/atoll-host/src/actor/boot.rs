@@ -12,8 +12,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use atoll_domain::host::{HostError, Isolation, SandboxSecrets};
-use atoll_domain::{Network, SandboxId};
+use atoll_domain::host::{HostError, Isolation, SandboxSecrets, SandboxSpec};
+use atoll_domain::{Incarnation, Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, GuestClient, InitRequest, Limits};
 use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::{Event, State};
@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use super::watching::Watch;
 use super::work::{Context, Finished};
 use crate::Step;
+use crate::agent::Shared;
 use crate::data_dir::replace;
 use crate::dial::{PortDial, Sockets};
 use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
@@ -55,52 +56,36 @@ pub(super) struct Alive {
 
 pub(super) async fn run(context: Context, attempt: u8) -> Finished {
     let mut process = None;
-    let booted = context.or_cancelled(boot(&context, attempt, &mut process)).await;
+    let booted = boot(&context, attempt, &mut process).await;
     if booted.is_err()
         && let Some(mut process) = process
     {
         // Its VMM dies with it; the next try, or the release, must find the TAP free.
         process.kill();
-        process.ended().await;
+        // One that the kernel does not let go is ended with its control group by the release.
+        let _ = tokio::time::timeout(KEEPER_LIMIT, process.ended()).await;
     }
     Finished::Booted(booted)
 }
 
 async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess>) -> Result<Box<Alive>, HostError> {
     let shared = &context.shared;
-    let ready = shared.ready().await?;
+    let ready = context.or_cancelled(shared.ready()).await?;
     let started = Instant::now();
-    let permit = shared.boots.acquire().await;
-    let _permit = permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))?;
+    let permit = async {
+        let permit = shared.boots.acquire().await;
+        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+    };
+    let _permit = context.or_cancelled(permit).await?;
     context.phase("queue", started, |_| {});
     let started = Instant::now();
-    let keeper_spec = make_spec(context, &ready)?;
-    let dir = context.dir.clone();
-    let claim = {
-        let shared = shared.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            Journal::open(&dir)?.write(&Entry::Boot { attempt })?;
-            let text = serde_json::to_vec(&keeper_spec)?;
-            Step::Spec.before();
-            replace(&dir.join(spec::FILE), &text, 0o600)?;
-            Step::Spec.after();
-            shared.data.next_claim()
-        });
-        written.await.map_err(join_failed)?.map_err(|e| failed(&e))?
-    };
+    let claim = write_spec(context, attempt, Arc::clone(&ready)).await?;
+    context.called_off()?;
     let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
     Step::Spawn.before();
     *process = Some(start(context)?);
     Step::Spawn.after();
-    let connected = reach(context, process).await?;
-    Step::Claim.before();
-    connected.client.claim(claim).await.map_err(from_client)?;
-    Step::Claim.after();
-    let text = serde_json::to_string(secrets.as_ref()).map_err(|e| failed(&e))?;
-    Step::Secrets.before();
-    connected.client.put_secrets(text).await.map_err(from_client)?;
-    Step::Secrets.after();
-    let state = connected.client.state().await.map_err(from_client)?;
+    let (connected, state) = context.or_cancelled(claim_keeper(context, process, claim, &secrets)).await?;
     note_processes(context, &state).await?;
     context.phase("keeper", started, |facts| {
         facts.keeper_pid = Some(state.keeper_pid);
@@ -112,22 +97,72 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
         Isolation::Hardware => BOOT_LIMIT,
         Isolation::Emulated => EMULATED_BOOT_LIMIT,
     };
-    let agent = match tokio::time::timeout(limit, answer(context, &sockets, &connected.client)).await {
-        Ok(agent) => agent?,
-        Err(_) => {
-            report_console(&context.spec.id, &connected.client).await;
-            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-            return Err(HostError::Timeout { what: format!("boot, try {attempt},"), limit_ms });
-        }
-    };
+    let agent = context.or_cancelled(within(limit, attempt, context, &sockets, &connected.client)).await?;
     context.phase("boot", started, |_| {});
     let started = Instant::now();
     Step::Init.before();
-    agent.init(&identity(context, &secrets)?).await.map_err(|e| failed(&e))?;
+    let identity = identity(context, &secrets)?;
+    context.or_cancelled(async { agent.init(&identity).await.map_err(|e| failed(&e)) }).await?;
     Step::Init.after();
     context.phase("init", started, |_| {});
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
     Ok(Box::new(Alive::new(connected, process, sockets, shared.data.root(), false)))
+}
+
+/// Writes journal and spec; answers the number by which the keeper is claimed.
+async fn write_spec(context: &Context, attempt: u8, ready: Arc<Ready>) -> Result<u64, HostError> {
+    let (shared, spec) = (Arc::clone(&context.shared), context.spec.clone());
+    let (dir, incarnation) = (context.dir.clone(), context.call.incarnation);
+    let written = tokio::task::spawn_blocking(move || {
+        let keeper_spec = make_spec(&shared, &spec, incarnation, &dir, &ready)?;
+        let write = || {
+            Journal::open(&dir)?.write(&Entry::Boot { attempt })?;
+            let text = serde_json::to_vec(&keeper_spec)?;
+            Step::Spec.before();
+            replace(&dir.join(spec::FILE), &text, 0o600)?;
+            Step::Spec.after();
+            shared.data.next_claim()
+        };
+        write().map_err(|e| failed(&e))
+    });
+    written.await.map_err(join_failed)?
+}
+
+/// Claims a fresh keeper and leaves the secrets in its memory.
+async fn claim_keeper(
+    context: &Context,
+    process: &mut Option<KeeperProcess>,
+    claim: u64,
+    secrets: &SandboxSecrets,
+) -> Result<(Connected, State), HostError> {
+    let connected = reach(context, process).await?;
+    Step::Claim.before();
+    connected.client.claim(claim).await.map_err(from_client)?;
+    Step::Claim.after();
+    let text = serde_json::to_string(secrets).map_err(|e| failed(&e))?;
+    Step::Secrets.before();
+    connected.client.put_secrets(text).await.map_err(from_client)?;
+    Step::Secrets.after();
+    let state = connected.client.state().await.map_err(from_client)?;
+    Ok((connected, state))
+}
+
+/// The agent, once it answers; its console in the log if it does not in time.
+async fn within(
+    limit: Duration,
+    attempt: u8,
+    context: &Context,
+    sockets: &Sockets,
+    keeper: &KeeperClient,
+) -> Result<GuestClient, HostError> {
+    match tokio::time::timeout(limit, answer(context, sockets, keeper)).await {
+        Ok(agent) => agent,
+        Err(_) => {
+            report_console(&context.spec.id, keeper).await;
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            Err(HostError::Timeout { what: format!("boot, try {attempt},"), limit_ms })
+        }
+    }
 }
 
 impl Alive {
@@ -144,8 +179,13 @@ impl Alive {
     }
 }
 
-fn make_spec(context: &Context, ready: &Ready) -> Result<KeeperSpec, HostError> {
-    let (shared, spec) = (&context.shared, &context.spec);
+fn make_spec(
+    shared: &Shared,
+    spec: &SandboxSpec,
+    incarnation: Incarnation,
+    dir: &Path,
+    ready: &Ready,
+) -> Result<KeeperSpec, HostError> {
     let plan = shared.plan(spec).map_err(from_net)?;
     let groups = atoll_keeper::cgroup::prepare(&shared.net.instance, &spec.id, spec.shape.vcpus, spec.shape.memory_mb);
     let groups = groups.map_err(from_keeper)?;
@@ -156,15 +196,15 @@ fn make_spec(context: &Context, ready: &Ready) -> Result<KeeperSpec, HostError> 
     Ok(KeeperSpec {
         version: spec::VERSION,
         sandbox: spec.id.clone(),
-        incarnation: context.call.incarnation,
+        incarnation,
         machine: Machine {
             vcpus: spec.shape.vcpus,
             memory_mb: spec.shape.memory_mb,
             accelerator: ready.accelerator,
             base: ready.image.path.clone(),
-            cow: context.dir.join("cow.raw"),
+            cow: dir.join("cow.raw"),
             cow_limit: 0,
-            memory: spec::Memory::File { path: context.dir.join("memory.raw") },
+            memory: spec::Memory::File { path: dir.join("memory.raw") },
             start: spec::Start::Cold {
                 kernel: ready.kernel.clone(),
                 initrd: ready.initrd.clone(),

@@ -244,7 +244,8 @@ impl Actor {
                 Some(Event::Ended)
             }
             Heard::Said(Some(KeeperEvent::VmmExited { status, log })) => {
-                self.reason = exit_reason(status, &log);
+                tracing::warn!(sandbox.id = %self.id(), status, log = %log.trim(), "a VMM ended");
+                self.reason = exit_reason(status);
                 Some(Event::Ended)
             }
             Heard::Said(Some(KeeperEvent::Superseded)) => {
@@ -302,13 +303,13 @@ impl Actor {
             Finished::Adopted(Adoption::Failed(error)) => {
                 tracing::warn!(sandbox.id = %self.id(), %error, "a sandbox could not be taken over");
                 if self.destroys.is_empty() {
-                    self.reason = error.to_string();
+                    self.reason = error.told();
                 }
                 Event::WorkFailed
             }
             Finished::Prepared(Err(error)) | Finished::Booted(Err(error)) => {
                 tracing::warn!(sandbox.id = %self.id(), %error, "a step of the start failed");
-                self.reason = error.to_string();
+                self.reason = error.told();
                 self.failure = Some(error);
                 Event::WorkFailed
             }
@@ -410,12 +411,11 @@ async fn next_event(alive: &mut Option<Alive>) -> Heard {
 }
 
 /// For people: how a VMM ended.
-fn exit_reason(status: i32, log: &str) -> String {
-    let last = log.lines().last().unwrap_or_default().chars().take(200).collect::<String>();
+fn exit_reason(status: i32) -> String {
     match status {
         0 => "the guest powered off or rebooted".into(),
         n if n < 0 => format!("the VMM was killed by signal {}", -n),
-        n => format!("the VMM ended with {n}: {last}"),
+        n => format!("the VMM ended with {n}"),
     }
 }
 

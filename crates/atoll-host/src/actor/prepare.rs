@@ -16,13 +16,13 @@ use crate::journal::{Entry, Journal};
 use crate::{Step, admission};
 
 pub(super) async fn run(context: Context) -> Finished {
-    Finished::Prepared(context.or_cancelled(prepare(&context)).await)
+    Finished::Prepared(prepare(&context).await)
 }
 
 async fn prepare(context: &Context) -> Result<(), HostError> {
     let shared = &context.shared;
     let started = Instant::now();
-    let ready = shared.ready().await?;
+    let ready = context.or_cancelled(shared.ready()).await?;
     context.phase("image", started, |_| {});
     if context.spec.template != ready.image.template {
         let known = atoll_disk::TEMPLATES.join(", ");
@@ -41,6 +41,7 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
         claimed.await.map_err(join_failed)??
     };
     context.phase("claim", started, |facts| Context::note_plan(facts, &plan));
+    context.called_off()?;
     let started = Instant::now();
     Step::Make.before();
     let (cache, cow) = (shared.config.cache.clone(), context.dir.join("cow.raw"));
@@ -54,5 +55,5 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
     groups.map_err(join_failed)?.map_err(from_keeper)?;
     Step::Make.after();
     context.phase("disk and network", started, |_| {});
-    Ok(())
+    context.called_off()
 }

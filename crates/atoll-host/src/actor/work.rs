@@ -98,14 +98,24 @@ impl Context {
         });
     }
 
-    /// The work, unless it is called off first.
+    /// Between two steps: whether to go on.
+    pub(super) fn called_off(&self) -> Result<(), HostError> {
+        if self.cancel.is_cancelled() { Err(being_destroyed()) } else { Ok(()) }
+    }
+
+    /// A wait, unless it is called off first. What changes something outside is never wrapped in this: it is awaited to its
+    /// end, or the release would begin while it still works.
     pub(super) async fn or_cancelled<T>(
         &self,
         work: impl Future<Output = Result<T, HostError>>,
     ) -> Result<T, HostError> {
         tokio::select! {
             done = work => done,
-            () = self.cancel.cancelled() => Err(HostError::WrongState { state: "being destroyed".into() }),
+            () = self.cancel.cancelled() => Err(being_destroyed()),
         }
     }
+}
+
+fn being_destroyed() -> HostError {
+    HostError::WrongState { state: "being destroyed".into() }
 }

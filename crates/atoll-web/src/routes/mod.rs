@@ -33,7 +33,7 @@ mod tree;
 /// How long what only asks the database or a guest's agent may take.
 const QUICK: Duration = Duration::from_secs(60);
 /// How long making or ending a sandbox may take; the host's own deadlines are shorter.
-const LIFECYCLE: Duration = Duration::from_secs(15 * 60);
+const LIFECYCLE: Duration = Duration::from_secs(45 * 60);
 
 #[derive(OpenApi)]
 #[openapi(

@@ -30,7 +30,7 @@ use super::{admin_file, first_start};
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// What an instance is made of.
 #[derive(Clone)]
