@@ -41,8 +41,11 @@ use tokio_util::sync::CancellationToken;
 /// How long anything may take on a machine that is busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The agent's program, built once.
+/// The agent's program: what `cargo xtask test` has built, else built here once.
 fn agent_program() -> PathBuf {
+    if let Some(built) = option_env!("ATOLL_EMBED_GUEST") {
+        return built.into();
+    }
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM
         .get_or_init(|| {
