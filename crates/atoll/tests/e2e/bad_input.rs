@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Output;
+use std::sync::Arc;
 
 use crate::guest::Guest;
 use crate::server::{Data, Server, atoll, shared};
@@ -54,6 +55,20 @@ async fn bad_creates_are_refused_by_field_and_make_nothing() {
         assert_problem(&reply, 400, "invalid_request", body);
     }
     assert_eq!(server.client().sandboxes().await.unwrap().len(), before);
+}
+
+#[tokio::test]
+async fn an_emulating_host_gives_at_most_twice_its_cores() {
+    let mut command = atoll(&[]);
+    command.env("ATOLL_ACCELERATOR", "tcg");
+    let server = Server::start_as(Arc::new(Data::new()), command);
+    let most = (std::thread::available_parallelism().unwrap().get() * 2).min(32);
+    let body = format!(r#"{{"vcpus": {}}}"#, most + 1);
+    let reply = send(&server, "POST /v1/sandboxes", JSON, body.as_bytes()).await;
+    assert_problem(&reply, 400, "invalid_request", &body);
+    let error = &reply.json()["errors"][0];
+    assert_eq!((&error["pointer"], &error["max"]), (&"/vcpus".into(), &most.into()), "{error}");
+    assert_eq!(server.client().sandboxes().await.unwrap(), []);
 }
 
 #[tokio::test]

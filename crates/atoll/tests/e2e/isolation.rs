@@ -1,12 +1,17 @@
 //! What a guest's own processes and its neighbours cannot do, and what hungry ones cannot stop.
 
 use crate::guest::{Guest, program};
+use crate::network::connect;
+use crate::world::{listen_beside, machine_reaches};
+
+/// Where agents listen.
+const AGENT: u16 = 49983;
 
 /// Asks an agent by hand from inside a guest; prints the status, or what went wrong.
-fn ask(address: &str, method: &str, path: &str, token: &str) -> String {
+fn ask(method: &str, path: &str, token: &str) -> String {
     format!(
         "import http.client\n\
-         try:\n c = http.client.HTTPConnection('{address}', 49983, timeout=5)\n \
+         try:\n c = http.client.HTTPConnection('127.0.0.1', {AGENT}, timeout=5)\n \
          c.request('{method}', '{path}', headers={{'X-Access-Token': '{token}', 'Content-Type': 'application/json'}}, body='{{}}' if '{method}' == 'POST' else None)\n \
          print(c.getresponse().status)\n\
          except OSError as e:\n print(type(e).__name__)\n"
@@ -15,8 +20,8 @@ fn ask(address: &str, method: &str, path: &str, token: &str) -> String {
 
 #[tokio::test]
 async fn without_its_token_the_agent_answers_nobody_but_to_tell_its_health() {
-    let (guest, neighbour) = tokio::join!(Guest::new(), Guest::new());
-    assert!(["200", "204"].contains(&guest.python(&ask("127.0.0.1", "GET", "/health", "")).await.as_str()));
+    let guest = Guest::new().await;
+    assert!(["200", "204"].contains(&guest.python(&ask("GET", "/health", "")).await.as_str()));
     for token in ["", "guess"] {
         for (method, path) in [
             ("GET", "/files?path=/etc/hostname"),
@@ -28,18 +33,29 @@ async fn without_its_token_the_agent_answers_nobody_but_to_tell_its_health() {
             ("GET", "/metrics"),
             ("GET", "/envs"),
         ] {
-            let status = guest.python(&ask("127.0.0.1", method, path, token)).await;
+            let status = guest.python(&ask(method, path, token)).await;
             assert!(["401", "403", "404"].contains(&status.as_str()), "{method} {path} with {token:?}: {status}");
         }
     }
     // The token is not to be found by anybody inside, root or not.
     let token_in_env = guest.sh("cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' | grep -ci token || true").await;
     assert_eq!(token_in_env, "0");
-    let address = neighbour.sandbox.host_ip.clone().unwrap();
-    for to in [address.as_str(), "172.16.0.1"] {
-        let said = guest.python(&ask(to, "GET", "/health", "")).await;
-        assert!(said.parse::<u16>().is_err(), "{to} answered {said}");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn no_guest_reaches_an_agents_port_in_its_neighbours_namespace_or_its_own() {
+    let (guest, neighbour) = tokio::join!(Guest::new(), Guest::new());
+    let mut listening = Vec::new();
+    for beside in [&guest, &neighbour] {
+        let link = beside.sandbox.host_ip.clone().unwrap();
+        listening.push(listen_beside(beside, AGENT).await);
+        assert!(machine_reaches(&link, AGENT).await, "the host itself does not reach {link}");
+        let said = guest.python(&connect(&link, AGENT)).await;
+        assert!(said.starts_with("no:"), "the guest reached {link}: {said}");
     }
+    let said = guest.python(&connect("172.16.0.1", AGENT)).await;
+    assert!(said.starts_with("no:"), "the guest reached its gateway: {said}");
     guest.end().await;
     neighbour.end().await;
 }

@@ -1,12 +1,54 @@
 //! Ends of Atoll itself, and many sandboxes at once.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atoll_api::SandboxStatus;
 use atoll_testkit::eventually;
 
 use crate::guest::{Guest, program, small};
-use crate::server::{Data, Server};
+use crate::server::{Data, LIMIT, Server, atoll};
+
+/// Whether `/health` is answered with 200 now.
+fn healthy(address: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let asked = write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let mut status = [0; 12];
+    asked.and_then(|()| stream.read_exact(&mut status)).is_ok() && status == *b"HTTP/1.1 200"
+}
+
+/// The file's mode and text at the moment of the first answer.
+fn at_first_answer(address: &str, file: &Path) -> (u32, String) {
+    let since = Instant::now();
+    while !healthy(address) {
+        assert!(since.elapsed() < LIMIT, "nothing answers at {address}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mode = std::fs::metadata(file).map(|metadata| metadata.permissions().mode() & 0o7777);
+    (mode.expect("the file is there"), std::fs::read_to_string(file).unwrap())
+}
+
+#[test]
+fn the_admins_file_is_there_and_private_at_the_first_answer() {
+    // An address of its own: a connection to 127.0.0.1 that comes before the server could meet itself.
+    let address = TcpListener::bind("127.7.7.1:0").unwrap().local_addr().unwrap().to_string();
+    let data = Arc::new(Data::new());
+    let (asked, file) = (address.clone(), data.path().join("admin.json"));
+    let first = std::thread::spawn(move || at_first_answer(&asked, &file));
+    let server = Server::start_at(data, atoll(&[]), &address);
+    let (mode, text) = first.join().unwrap();
+    assert_eq!(mode, 0o600);
+    let admin: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&admin["url"], &admin["api_key"]), (&server.url.as_str().into(), &server.api_key.as_str().into()));
+    for field in ["email", "password", "team_id"] {
+        assert!(admin[field].as_str().is_some_and(|text| !text.is_empty()), "{field}");
+    }
+}
 
 #[tokio::test]
 async fn an_orderly_stop_leaves_nothing_and_the_rows_say_so() {

@@ -21,7 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a start or a stop may take on a machine under load.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
@@ -112,10 +112,15 @@ impl Server {
     }
 
     /// Starts one by a command that ends in the binary's name.
-    pub(crate) fn start_as(data: Arc<Data>, mut command: Command) -> Self {
+    pub(crate) fn start_as(data: Arc<Data>, command: Command) -> Self {
+        Self::start_at(data, command, "127.0.0.1:0")
+    }
+
+    /// Starts one by a command that ends in the binary's name, on an address.
+    pub(crate) fn start_at(data: Arc<Data>, mut command: Command, listen: &str) -> Self {
         without_settings(&mut command);
         let log = File::options().create(true).append(true).open(data.log()).unwrap();
-        command.args(["up", "--listen", "127.0.0.1:0", "--on-exit", "destroy", "--data"]).arg(data.path());
+        command.args(["up", "--listen", listen, "--on-exit", "destroy", "--data"]).arg(data.path());
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -164,6 +169,11 @@ impl Server {
 
     pub(crate) fn made(&self) -> Vec<String> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_ref().expect("it runs").id()
     }
 
     /// Its log so far.

@@ -9,7 +9,8 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
+use crate::guest::Guest;
 use crate::server::{Data, Server, binary};
 
 /// Where every listener listens.
@@ -51,9 +53,9 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs something in a namespace, on a thread of its own.
-fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let path = format!("/run/netns/{name}");
+/// Runs something in a namespace, by its name or its absolute path, on a thread of its own.
+fn inside<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let path = Path::new("/run/netns").join(namespace);
     let entered = std::thread::spawn(move || {
         setns(File::open(path).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
         work()
@@ -130,14 +132,7 @@ impl World {
     pub(crate) async fn host_reaches(&self, address: &str) -> bool {
         let target = SocketAddr::new(address.parse().unwrap(), PORT);
         let host = self.host.clone();
-        let connect = move || std::net::TcpStream::connect_timeout(&target, LIMIT);
-        let stream = tokio::task::spawn_blocking(move || inside(&host, connect)).await.unwrap();
-        let Ok(stream) = stream else { return false };
-        stream.set_nonblocking(true).unwrap();
-        let mut stream = tokio::net::TcpStream::from_std(stream).unwrap();
-        let mut said = [0; GREETING.len()];
-        let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut said)).await;
-        matches!(read, Ok(Ok(_))) && said == GREETING
+        greeted(move || inside(&host, move || TcpStream::connect_timeout(&target, LIMIT))).await
     }
 
     /// Every address that the host has now, those of its links to sandboxes too.
@@ -152,6 +147,49 @@ impl World {
 
 fn nodad(address: &str) -> &'static str {
     if address.contains(':') { " nodad" } else { "" }
+}
+
+/// Listens in a sandbox's own namespace until it is dropped, and opens the way between it and the host, so that an answer is there to be
+/// had: the host's side is let in there, and what it answers is let in here.
+pub(crate) async fn listen_beside(guest: &Guest, port: u16) -> JoinSet<()> {
+    let facts = guest.server.local().sandbox(guest.id()).await.unwrap().host.unwrap();
+    let (name, interface) = (facts.namespace.unwrap(), facts.interface.unwrap());
+    let instance = name.split('-').nth(1).unwrap();
+    // By way of the server, which may have a network and mounts of its own.
+    let server = format!("/proc/{}", guest.server.pid());
+    let namespace = format!("{server}/root/run/netns/{name}");
+    nft(&namespace, &format!("insert rule inet atoll input iifname eth0 tcp dport {port} accept"));
+    let answers = format!(
+        "insert rule inet atoll_{instance} input iifname {interface} tcp sport {port} ct state established accept"
+    );
+    nft(&format!("{server}/ns/net"), &answers);
+    let listener = inside(&namespace, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    let mut listening = JoinSet::new();
+    listening.spawn(greet(listener));
+    listening
+}
+
+fn nft(namespace: &str, rule: &str) {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={namespace}")).arg("nft").args(rule.split(' '));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{rule}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Whether the machine's own namespace gets an answer from there.
+pub(crate) async fn machine_reaches(address: &str, port: u16) -> bool {
+    let target = SocketAddr::new(address.parse().unwrap(), port);
+    greeted(move || TcpStream::connect_timeout(&target, LIMIT)).await
+}
+
+/// Whether what is connected to says what every listener here says.
+async fn greeted(connect: impl FnOnce() -> std::io::Result<TcpStream> + Send + 'static) -> bool {
+    let Ok(stream) = tokio::task::spawn_blocking(connect).await.unwrap() else { return false };
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = tokio::net::TcpStream::from_std(stream).unwrap();
+    let mut said = [0; GREETING.len()];
+    let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut said)).await;
+    matches!(read, Ok(Ok(_))) && said == GREETING
 }
 
 async fn greet(listener: TcpListener) {
