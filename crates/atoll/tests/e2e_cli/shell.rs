@@ -32,7 +32,8 @@ fn a_shell_has_the_windows_size_takes_ctrl_c_and_outlives_its_connection() {
     shell.resize(41, 133);
     expect_size(&mut shell, 41, 133);
 
-    shell.send("echo waiting-$((1 + 1)); sleep 1000\n");
+    // Said by the one that shall be interrupted: the shell itself is not yet waiting when it says something.
+    shell.send("sh -c 'echo waiting-$((1 + 1)); exec sleep 1000'\n");
     shell.expect("waiting-2");
     shell.send("\x03");
     shell.send("echo after-$((20 + 3))\n");
