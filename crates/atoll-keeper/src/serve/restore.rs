@@ -119,6 +119,8 @@ impl Keeper {
             (Progress::Loading(_), "completed") => {
                 restoring.progress = Progress::Ready;
                 let waiting = std::mem::take(&mut restoring.waiting);
+                // It was started with -S. The status that QEMU tells comes after those who wait were answered.
+                self.run_state = "paused".into();
                 self.own("query-status", now);
                 for (connection, request) in waiting {
                     self.reply(connection, request, Ok(Answer::Empty));
