@@ -21,7 +21,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub(crate) struct Atoll {
     child: Child,
-    pub(crate) client: Client,
+    /// Once its socket is there.
+    client: Option<Client>,
 }
 
 /// Everything that the cases share.
@@ -93,20 +94,25 @@ impl World {
         command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).envs(variables.iter().copied());
         let child = command.spawn().map_err(|e| e.to_string())?;
-        let client = Client::new(&Endpoint::Data(self.data())).map_err(|e| e.to_string())?;
-        self.atoll = Some(Atoll { child, client });
+        self.atoll = Some(Atoll { child, client: None });
         Ok(())
     }
 
     /// Waits until it answers; `Ok(false)` when it died first, or stands still at the armed place.
     pub(crate) async fn is_up(&mut self, held: &Path) -> Result<bool, String> {
         let deadline = Instant::now() + LIMIT;
+        let data = self.data();
         loop {
             let Some(atoll) = &mut self.atoll else { return Ok(false) };
             if atoll.child.try_wait().map_err(|e| e.to_string())?.is_some() || held.exists() {
                 return Ok(false);
             }
-            if atoll.client.health().await.is_ok() {
+            if atoll.client.is_none() {
+                atoll.client = Client::new(&Endpoint::Data(data.clone())).ok();
+            }
+            if let Some(client) = &atoll.client
+                && client.health().await.is_ok()
+            {
                 return Ok(true);
             }
             if Instant::now() > deadline {
@@ -122,7 +128,7 @@ impl World {
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.atoll.as_ref().expect("an Atoll was started").client.clone()
+        self.atoll.as_ref().and_then(|atoll| atoll.client.clone()).expect("an Atoll that answered")
     }
 
     /// `kill -9`.
