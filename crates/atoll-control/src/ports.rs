@@ -9,9 +9,12 @@
 
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts, SandboxSecrets,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode, ResumeSandbox,
+    SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -23,6 +26,34 @@ pub trait HostDriver: Send + Sync + 'static {
 
     /// Ends a sandbox; answers when nothing of it is left. Destroy wins over everything that is under way.
     fn destroy(&self, call: Call, id: SandboxId) -> BoxFuture<'_, Result<Destroyed, HostError>>;
+
+    /// Puts a running sandbox on the host's disk; answers when no VM of it is left. Asked again it joins what is under way, and of a
+    /// paused one it answers what is kept.
+    fn pause(&self, call: Call, id: SandboxId, mode: PauseMode) -> BoxFuture<'_, Result<Paused, HostError>>;
+
+    /// Lets a paused sandbox go on in the call's incarnation, which is greater than the one that was paused; answers when its
+    /// agent does. Asked again it joins what is under way, and of one that runs in that life it answers its facts.
+    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>>;
+
+    /// Makes a snapshot template of a running or paused sandbox, which returns to the state that it had.
+    fn make_template(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: MakeTemplate,
+    ) -> BoxFuture<'_, Result<TemplateFacts, HostError>>;
+
+    /// Drops a template; its files go when nothing rests on them any more. One that is not there is no error.
+    fn drop_template(&self, template: String) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// The templates that the host keeps, for the comparison with what is written down.
+    fn templates(&self) -> BoxFuture<'_, Result<Vec<String>, HostError>>;
+
+    /// Gives a sandbox new limits; counts as a use.
+    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>>;
+
+    /// Says that sandboxes were used since the last time: requests and bytes, never our own polls. What is not there is left out.
+    fn touch(&self, ids: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>>;
 
     /// All sandboxes that the host has.
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>>;
@@ -45,10 +76,10 @@ pub trait HostDriver: Send + Sync + 'static {
     /// A fresh byte stream to a TCP port of the guest.
     fn open_stream(&self, id: SandboxId, port: u16) -> BoxFuture<'_, Result<GuestStream, HostError>>;
 
-    /// What a running sandbox used, at one resolution, the oldest first.
+    /// What a running (or paused) sandbox used, at one resolution, the oldest first.
     fn metrics(&self, id: SandboxId, tier: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>>;
 
-    /// Everything that a running sandbox used, at all resolutions, with what was incomplete closed. The sampling goes on.
+    /// Everything that a running (or paused) sandbox used, at all resolutions, with what was incomplete closed. Sampling goes on.
     fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>>;
 
     /// What the host can take.

@@ -11,6 +11,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::Paused;
+use crate::snapshot::MemoryReason;
+use crate::ttl::{Cause, Lifetime};
 use crate::validate::Invalid;
 use crate::{Incarnation, Network, OperationId, SandboxId, Shape};
 
@@ -80,6 +83,15 @@ pub struct SandboxSpec {
     pub network: Network,
     /// The user whom the agent takes when a request names none.
     pub default_user: String,
+    /// How long it may live without being asked for; the host's actor keeps to it.
+    #[serde(default)]
+    pub lifetime: Lifetime,
+    /// The snapshot template that it starts from, by id; none for a base template.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// Whether it must boot, though a golden could be restored.
+    #[serde(default)]
+    pub cold: bool,
 }
 
 impl HostError {
@@ -102,6 +114,61 @@ pub struct CreateSandbox {
     pub secrets: SandboxSecrets,
 }
 
+/// How much of a paused sandbox is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseMode {
+    /// Memory, devices and disk: processes go on where they were.
+    #[default]
+    Memory,
+    /// The disk alone: a resume boots.
+    Disk,
+}
+
+impl PauseMode {
+    /// The wire name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        }
+    }
+
+    /// Reads a wire name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Memory, Self::Disk].into_iter().find(|mode| mode.as_str() == text)
+    }
+}
+
+/// Asks a host to let a paused sandbox go on. Its [`Call`] bears the next incarnation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResumeSandbox {
+    /// `Disk`: boot from the disk and give up what is kept of the memory.
+    pub mode: PauseMode,
+    /// Its token and environment.
+    pub secrets: SandboxSecrets,
+}
+
+/// Asks a host for a snapshot template of a running or paused sandbox, which returns to the state that it had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakeTemplate {
+    /// The template's id, chosen by the control plane. Asking again for one that is there answers the same.
+    pub template: String,
+}
+
+/// What a template came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateFacts {
+    /// Its id.
+    pub template: String,
+    /// The size that a sandbox made from it has at least.
+    pub shape: Shape,
+    /// Allocated bytes.
+    pub bytes: u64,
+    /// How long the sandbox stood still for it, in microseconds.
+    pub stood_still_micros: u64,
+}
+
 /// Whether a host isolates by hardware or by emulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -120,6 +187,12 @@ pub enum HostSandboxState {
     Starting,
     /// Its guest agent answers.
     Running,
+    /// Being written to the host's disk; it may still go on.
+    Pausing,
+    /// On the host's disk, without a VM.
+    Paused,
+    /// Being brought back.
+    Resuming,
     /// Being ended.
     Stopping,
 }
@@ -149,6 +222,9 @@ pub struct SandboxFacts {
     pub guest_ip: Option<String>,
     /// The unprivileged uid of keeper and VMM.
     pub uid: Option<u32>,
+    /// What is kept of it, while it is paused.
+    #[serde(default)]
+    pub paused: Option<Paused>,
     /// Milliseconds that the phases of its start took, in order.
     pub phases: Vec<Phase>,
 }
@@ -232,6 +308,20 @@ pub enum HostEventKind {
     DiskFull,
     /// It goes on.
     Resumed,
+    /// The host paused it: its time was over, or Atoll stopped and kept it so.
+    Paused {
+        /// What is kept.
+        paused: Paused,
+        /// Which of its limits it was; none when Atoll stopped.
+        cause: Option<Cause>,
+    },
+    /// Its time was over and it could not be paused; it runs on and is tried again.
+    PauseFailed {
+        /// For people.
+        reason: String,
+        /// Which of its limits it was.
+        cause: Option<Cause>,
+    },
 }
 
 /// Why a host did not do what it was asked.
@@ -258,6 +348,18 @@ pub enum HostError {
         /// The state, for people.
         state: String,
     },
+    /// What is kept of its memory cannot be used here any more; its disk can, by a resume in mode `disk`.
+    #[error("the memory of the sandbox cannot be used any more: {0}")]
+    MemoryUnusable(MemoryReason),
+    /// The guest's agent did not answer in time; the sandbox runs on.
+    #[error("the guest's agent did not answer in time")]
+    AgentBusy,
+    /// What is kept was not quiesced: it may go on itself and never be copied.
+    #[error("the sandbox was paused without its agent's help: it may be resumed and not be copied")]
+    Unquiesced,
+    /// What is kept does not hold what it must.
+    #[error("what is kept of the sandbox is damaged: {0}")]
+    Damaged(String),
     /// No memory, disk or slot left.
     #[error("{what} is short: {needed} needed, {available} available")]
     NoCapacity {

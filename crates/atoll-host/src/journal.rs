@@ -256,6 +256,9 @@ mod tests {
             shape: Shape { vcpus: 1, memory_mb: 128, disk_mb: 128 },
             network: Network::None,
             default_user: "root".into(),
+            lifetime: atoll_domain::ttl::Lifetime::default(),
+            snapshot: None,
+            cold: false,
         };
         Entry::Create { call, spec }
     }

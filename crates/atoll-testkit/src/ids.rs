@@ -30,6 +30,9 @@ pub fn request(id: &SandboxId) -> CreateSandbox {
         shape: Shape { vcpus: 1, memory_mb: 256, disk_mb: 256 },
         network: Network::None,
         default_user: "root".into(),
+        lifetime: atoll_domain::ttl::Lifetime::default(),
+        snapshot: None,
+        cold: false,
     };
     let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
     CreateSandbox { spec, secrets: SandboxSecrets { token: GuestToken::from_random(random()), envs } }

@@ -364,6 +364,7 @@ fn facts(id: &SandboxId, call: &Call) -> SandboxFacts {
         host_ip: Some("10.0.0.2".into()),
         guest_ip: Some("172.16.0.2".into()),
         uid: None,
+        paused: None,
         phases: vec![Phase { name: "simulated".into(), micros: 1 }],
     }
 }

@@ -166,6 +166,9 @@ impl Control {
             shape: sandbox.shape,
             network: sandbox.network,
             default_user: "root".into(),
+            lifetime: sandbox.lifetime,
+            snapshot: None,
+            cold: false,
         };
         let token = secrets.token.clone();
         let made = self.driver().create(call.clone(), CreateSandbox { spec, secrets }).await;

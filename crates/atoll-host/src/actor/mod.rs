@@ -441,6 +441,7 @@ fn first_facts(call: &Call, id: &SandboxId, dir: &std::path::Path) -> SandboxFac
         host_ip: None,
         guest_ip: None,
         uid: None,
+        paused: None,
         phases: Vec::new(),
     }
 }

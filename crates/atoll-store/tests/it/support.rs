@@ -66,6 +66,7 @@ pub(crate) fn facts(of: &Sandbox) -> SandboxFacts {
         host_ip: Some("10.0.0.2".into()),
         guest_ip: Some("172.16.0.2".into()),
         uid: None,
+        paused: None,
         phases: Vec::new(),
     }
 }

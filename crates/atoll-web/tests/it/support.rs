@@ -143,6 +143,7 @@ fn facts(id: SandboxId) -> SandboxFacts {
         host_ip: Some("10.11.0.2".into()),
         guest_ip: Some("169.254.0.21".into()),
         uid: Some(70_000),
+        paused: None,
         phases: Vec::new(),
     }
 }
