@@ -7,15 +7,24 @@
 //!   Preparing ──prepared──> Booting(1) ──booted──> Running ──ended / destroy──> Releasing ──released──> Gone
 //!       │ failed               │ failed: Booting(2), then                          ^  │ failed
 //!       └──────────────────────┴────────────────────────────────────────────────-─┘  └──> Stuck ──destroy──> Releasing
-//!   destroy while Preparing, Booting or Adopting: Cancelling until the work under way has ended, then Releasing
+//!
+//!   Running ──pause──> Pausing ──committed──> Settling ──settled──> Paused ──resume──> Resuming ──resumed──> Running
+//!      ^                  │ failed: the VM goes on                     ^                   │ failed: what was kept is as it was
+//!      └──────────────────┘                                            └───────────────────┘
+//!   Running ──copy──> Copying ──copied / failed──> Running             Paused ──copy──> CopyingPaused ──> Paused
+//!
+//!   destroy while work is under way: Cancelling until that has ended, then Releasing
 //!
 //!   after a restart of Atoll:  Adopting ──adopted──> Running        its keeper is gone: Releasing
 //!                                  └──its keeper is too new──> Refused ──destroy──> Releasing
-//!   when Atoll stops and keeps VMs:  Running, Adopting, Refused, Stuck ──leave──> Left
+//!                              Settling ──settled──> Paused         what was paused, or was being resumed
+//!   when Atoll stops and keeps VMs:  Running, Paused, Adopting, Refused, Stuck ──leave──> Left
 //! ```
 //!
 //! Destroy wins over everything: whatever is under way is called off and released, and a create that waits is told so.
-//! A leave ends the actor, not the sandbox; what is half made is released first.
+//! Whoever asks for what is under way already joins it, whoever asks for the opposite is refused with the state. A pause has one
+//! point of no return: the generation is on disk and written down (`Committed`). Before it a failure, or being called off, lets
+//! the VM go on; after it the VM's end is wanted. A leave ends the actor, not the sandbox; what is half made is released first.
 //!
 //! Deliberately absent: what an effect does.
 
@@ -29,6 +38,8 @@ pub enum Origin {
     New,
     /// An earlier Atoll left it running.
     Running,
+    /// It was paused, or was being resumed and did not come to run.
+    Paused,
     /// An earlier Atoll left something that is to be given back.
     Remains,
 }
@@ -44,6 +55,18 @@ pub enum State {
     Adopting,
     /// The guest agent answers.
     Running,
+    /// A generation is being made; the VM can still go on.
+    Pausing,
+    /// The generation is written down; the VM, if there is one, is being ended.
+    Settling,
+    /// On disk, without a VM.
+    Paused,
+    /// A VM is being made of what was kept, which stays until it runs.
+    Resuming,
+    /// A template is being made of the running VM.
+    Copying,
+    /// A template is being made of what is kept.
+    CopyingPaused,
     /// It runs under a keeper that is newer than this Atoll and is left alone.
     Refused,
     /// The work under way was called off and has not ended yet.
@@ -63,6 +86,34 @@ impl State {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Gone | Self::Left)
     }
+
+    /// Whether a leave must wait for the work under way, which ends by itself or was called off with the leave.
+    pub fn holds_back_a_leave(self) -> bool {
+        matches!(
+            self,
+            Self::Cancelling
+                | Self::Releasing
+                | Self::Pausing
+                | Self::Settling
+                | Self::Resuming
+                | Self::Copying
+                | Self::CopyingPaused
+        )
+    }
+
+    /// For the refusal of what cannot be done now.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing | Self::Booting(_) | Self::Adopting | Self::Refused => "starting",
+            Self::Running | Self::Left => "running",
+            Self::Pausing | Self::Settling => "pausing",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
+            Self::Copying | Self::CopyingPaused => "being copied",
+            Self::Cancelling | Self::Releasing | Self::Stuck => "stopping",
+            Self::Gone => "stopped",
+        }
+    }
 }
 
 /// What happened.
@@ -78,7 +129,25 @@ pub enum Event {
     TooNew,
     /// Preparing or booting failed, or any work ended because it was called off.
     WorkFailed,
-    /// Somebody wants it gone.
+    /// Somebody, or a limit, wants it paused.
+    Pause,
+    /// The generation is on disk and in the journal.
+    Committed,
+    /// The pause failed or was called off before that; the VM runs again.
+    PauseFailed,
+    /// No VM is left of what was paused.
+    Settled,
+    /// Somebody, or a use, wants it to run.
+    Resume,
+    /// The VM runs and `/init` has repaired it.
+    Resumed,
+    /// The resume failed or was called off; nothing of its VM is left.
+    ResumeFailed,
+    /// Somebody wants a template of it.
+    Copy,
+    /// The template stands, or could not be made; the sandbox is as it was.
+    CopyEnded,
+    /// Somebody, or a limit, wants it gone.
     Destroy,
     /// The VMM or the keeper ended, or hangs.
     Ended,
@@ -99,6 +168,28 @@ pub enum Effect {
     Boot(u8),
     /// Claim the keeper that is there; ends in `Adopted`, `TooNew`, `Ended` or `WorkFailed`.
     Adopt,
+    /// Freeze, stop, write the generation, write it down; ends in `Committed`, `PauseFailed` or `Ended`.
+    BeginPause,
+    /// End the VM that is not needed any more; ends in `Settled`.
+    Settle,
+    /// Make a VM of what was kept; ends in `Resumed` or `ResumeFailed`.
+    BeginResume,
+    /// Make a template; ends in `CopyEnded`, or in `Ended`.
+    BeginCopy,
+    /// The one who asked waits for the work under way, or for the answer that follows.
+    Join,
+    /// The one who asked is told the state.
+    Refuse,
+    /// Tell who waits for the pause that it is paused.
+    TellPaused,
+    /// Tell who waits for the pause that it runs on.
+    TellPauseFailed,
+    /// Tell who waits for the resume that it runs.
+    TellResumed,
+    /// Tell who waits for the resume that it stays paused.
+    TellResumeFailed,
+    /// Tell who waits for the template what came of it.
+    TellCopied,
     /// Call the work under way off; it still ends in its event.
     Cancel,
     /// Give everything back; ends in `Released` or `ReleaseFailed`.
@@ -122,14 +213,73 @@ pub fn begin(origin: Origin) -> (State, Vec<Effect>) {
     match origin {
         Origin::New => (State::Preparing, vec![Effect::Prepare]),
         Origin::Running => (State::Adopting, vec![Effect::Adopt]),
+        Origin::Paused => (State::Settling, vec![Effect::CreateDone, Effect::Settle]),
         Origin::Remains => (State::Releasing, vec![Effect::Release]),
     }
 }
 
 /// The rule.
 pub fn step(state: State, event: Event) -> (State, Vec<Effect>) {
+    match event {
+        Event::Pause | Event::Resume | Event::Copy => asked(state, event),
+        Event::Destroy => destroy(state),
+        Event::Leave => leave(state),
+        _ => went_on(state, event),
+    }
+}
+
+/// Somebody asks for a change; exactly one of `Join` and `Refuse` is among the effects.
+fn asked(state: State, event: Event) -> (State, Vec<Effect>) {
     use Effect as Do;
-    use State::{Adopting, Booting, Cancelling, Gone, Left, Preparing, Refused, Releasing, Running, Stuck};
+    use State::{Copying, CopyingPaused, Paused, Pausing, Resuming, Running, Settling};
+    match (state, event) {
+        (Running, Event::Pause) => (Pausing, vec![Do::Join, Do::BeginPause]),
+        (Pausing | Settling, Event::Pause) | (Resuming, Event::Resume) => (state, vec![Do::Join]),
+        (Paused, Event::Pause) => (Paused, vec![Do::Join, Do::TellPaused]),
+        (Paused, Event::Resume) => (Resuming, vec![Do::Join, Do::BeginResume]),
+        (Running, Event::Resume) => (Running, vec![Do::Join, Do::TellResumed]),
+        (Running, Event::Copy) => (Copying, vec![Do::Join, Do::BeginCopy]),
+        (Paused, Event::Copy) => (CopyingPaused, vec![Do::Join, Do::BeginCopy]),
+        _ => (state, vec![Do::Refuse]),
+    }
+}
+
+fn destroy(state: State) -> (State, Vec<Effect>) {
+    use Effect as Do;
+    use State::{
+        Adopting, Booting, Cancelling, Copying, CopyingPaused, Gone, Paused, Pausing, Preparing, Refused, Releasing,
+        Resuming, Running, Settling, Stuck,
+    };
+    match state {
+        Preparing | Booting(_) | Adopting => (Cancelling, vec![Do::Cancel]),
+        Pausing => (Cancelling, vec![Do::TellPauseFailed, Do::Cancel]),
+        // Its VM is ending anyway; calling that off would only leave more to release.
+        Settling => (Cancelling, vec![Do::TellPauseFailed]),
+        Resuming => (Cancelling, vec![Do::TellResumeFailed, Do::Cancel]),
+        Copying | CopyingPaused => (Cancelling, vec![Do::TellCopied, Do::Cancel]),
+        Running | Paused | Refused | Stuck => (Releasing, vec![Do::Release]),
+        Gone => (Gone, vec![Do::DestroyDone]),
+        // Later destroys join the first.
+        _ => (state, vec![]),
+    }
+}
+
+fn leave(state: State) -> (State, Vec<Effect>) {
+    use State::{Adopting, Booting, Cancelling, Left, Paused, Preparing, Refused, Running, Stuck};
+    match state {
+        Preparing | Booting(_) => (Cancelling, vec![Effect::Cancel]),
+        Running | Paused | Adopting | Refused | Stuck => (Left, vec![Effect::LetGo]),
+        _ => (state, vec![]),
+    }
+}
+
+/// Work ended, or the VM did.
+fn went_on(state: State, event: Event) -> (State, Vec<Effect>) {
+    use Effect as Do;
+    use State::{
+        Adopting, Booting, Cancelling, Copying, CopyingPaused, Gone, Paused, Pausing, Preparing, Refused, Releasing,
+        Resuming, Running, Settling, Stuck,
+    };
     match (state, event) {
         (Preparing, Event::Prepared) => (Booting(1), vec![Do::Boot(1)]),
         (Preparing, Event::WorkFailed) => (Releasing, vec![Do::Release]),
@@ -138,22 +288,28 @@ pub fn step(state: State, event: Event) -> (State, Vec<Effect>) {
         (Booting(_), Event::WorkFailed) => (Releasing, vec![Do::Release]),
         (Adopting, Event::Adopted) => (Running, vec![Do::CreateDone]),
         (Adopting, Event::TooNew) => (Refused, vec![]),
-        (Preparing | Booting(_) | Adopting, Event::Destroy) => (Cancelling, vec![Do::Cancel]),
-        (Preparing | Booting(_), Event::Leave) => (Cancelling, vec![Do::Cancel]),
-        (
-            Cancelling,
-            Event::Prepared | Event::Booted | Event::WorkFailed | Event::Adopted | Event::TooNew | Event::Ended,
-        ) => (Releasing, vec![Do::Release]),
-        (Running | Refused, Event::Destroy) => (Releasing, vec![Do::Release]),
+        (Pausing, Event::Committed) => (Settling, vec![Do::Settle]),
+        (Pausing, Event::PauseFailed) => (Running, vec![Do::TellPauseFailed]),
+        // The VM died under it: there is no generation, and nothing to go on with.
+        (Pausing, Event::Ended) => (Releasing, vec![Do::TellPauseFailed, Do::NoteEnd, Do::Release]),
+        (Settling, Event::Settled) => (Paused, vec![Do::TellPaused]),
+        (Resuming, Event::Resumed) => (Running, vec![Do::TellResumed]),
+        (Resuming, Event::ResumeFailed) => (Paused, vec![Do::TellResumeFailed]),
+        // It ran already when it died, so what was kept is not the sandbox any more.
+        (Resuming, Event::Ended) => (Releasing, vec![Do::TellResumeFailed, Do::NoteEnd, Do::Release]),
+        (Copying, Event::CopyEnded) => (Running, vec![Do::TellCopied]),
+        (Copying, Event::Ended) => (Releasing, vec![Do::TellCopied, Do::NoteEnd, Do::Release]),
+        (CopyingPaused, Event::CopyEnded) => (Paused, vec![Do::TellCopied]),
         (Running | Adopting, Event::Ended) => (Releasing, vec![Do::NoteEnd, Do::Release]),
         // What cannot be claimed for any other reason is taken for ended, too: nobody could ever use it again.
         (Adopting, Event::WorkFailed) => (Releasing, vec![Do::NoteEnd, Do::Release]),
-        (Running | Adopting | Refused | Stuck, Event::Leave) => (Left, vec![Do::LetGo]),
+        // Whatever the work that was called off came to.
+        (Cancelling, event) if event != Event::Released && event != Event::ReleaseFailed => {
+            (Releasing, vec![Do::Release])
+        }
         (Releasing, Event::Released) => (Gone, vec![Do::CreateFailed, Do::DestroyDone]),
         (Releasing, Event::ReleaseFailed) => (Stuck, vec![Do::CreateFailed, Do::DestroyFailed]),
-        (Stuck, Event::Destroy) => (Releasing, vec![Do::Release]),
-        (Gone, Event::Destroy) => (Gone, vec![Do::DestroyDone]),
-        // A VMM that ends while it boots is seen by the boot itself; later destroys join the first; the rest cannot happen.
-        (state, _) => (state, vec![]),
+        // A VMM that ends while it boots or settles is seen by that work itself; the rest cannot happen.
+        _ => (state, vec![]),
     }
 }

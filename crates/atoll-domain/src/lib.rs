@@ -16,7 +16,6 @@ pub mod host;
 pub mod ids;
 pub mod metrics;
 pub mod objects;
-pub mod pause;
 pub mod reconcile;
 pub mod record;
 pub mod recovery;

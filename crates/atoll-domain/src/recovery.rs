@@ -17,6 +17,8 @@ pub struct Traces {
     pub running: bool,
     /// That was since the machine's last restart.
     pub this_boot: bool,
+    /// It was paused, and no VM that was made of what is kept came to run.
+    pub paused: bool,
     /// It was to be given back.
     pub tombstone: bool,
 }
@@ -30,6 +32,8 @@ pub enum Fate {
     LeaveAlone,
     /// Claim its keeper.
     Adopt,
+    /// Make sure that no VM of it is left; it stays paused.
+    KeepPaused,
     /// Go on giving it back, as the tombstone says.
     GoOn,
     /// Give it back and tell that Atoll ended while it was being made.
@@ -44,6 +48,7 @@ pub fn fate(traces: Traces) -> Fate {
         Traces { foreign: true, .. } => Fate::LeaveAlone,
         Traces { created: false, .. } => Fate::Discard,
         Traces { tombstone: true, .. } => Fate::GoOn,
+        Traces { paused: true, .. } => Fate::KeepPaused,
         Traces { running: false, .. } => Fate::HalfMade,
         Traces { this_boot: false, .. } => Fate::Rebooted,
         _ => Fate::Adopt,
@@ -56,14 +61,22 @@ mod tests {
 
     #[test]
     fn only_what_runs_unmarked_in_this_boot_is_adopted_and_nothing_foreign_is_touched() {
-        for bits in 0..32_u8 {
+        for bits in 0..64_u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
-            let traces =
-                Traces { created: bit(0), foreign: bit(1), running: bit(2), this_boot: bit(3), tombstone: bit(4) };
+            let traces = Traces {
+                created: bit(0),
+                foreign: bit(1),
+                running: bit(2),
+                this_boot: bit(3),
+                tombstone: bit(4),
+                paused: bit(5),
+            };
             let fate = fate(traces);
             assert_eq!(fate == Fate::LeaveAlone, traces.foreign, "{traces:?}");
-            let alive = traces.created && traces.running && traces.this_boot && !traces.tombstone && !traces.foreign;
+            let ours = traces.created && !traces.tombstone && !traces.foreign;
+            let alive = ours && traces.running && traces.this_boot && !traces.paused;
             assert_eq!(fate == Fate::Adopt, alive, "{traces:?}");
+            assert_eq!(fate == Fate::KeepPaused, ours && traces.paused, "what is on disk outlives a restart: {traces:?}");
             assert_eq!(fate == Fate::Discard, !traces.created && !traces.foreign, "{traces:?}");
         }
     }

@@ -12,7 +12,6 @@ mod golden;
 mod ids;
 mod metrics;
 mod objects;
-mod pause;
 mod reconcile;
 mod snapshot;
 mod ttl;
