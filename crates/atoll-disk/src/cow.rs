@@ -45,6 +45,61 @@ pub fn create_cow(cache: &Cache, path: &Path, size_mb: u32) -> Result<CopyMethod
     Ok(CopyMethod::Sparse)
 }
 
+/// Copies a disk to a new file: by shared extents where the file system has them, else its data extents. On disk when this returns.
+///
+/// # Errors
+/// A full disk, or what the file system says.
+pub fn copy_disk(from: &Path, to: &Path) -> Result<CopyMethod, DiskError> {
+    let source = File::open(from).map_err(DiskError::file("read", from))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let target = options.open(to).map_err(DiskError::file("create", to))?;
+    let method = if clone_file(&source, &target) {
+        CopyMethod::Reflink
+    } else {
+        let target = target.try_clone().map_err(DiskError::file("write", to))?;
+        copy_sparse(source, target).map_err(DiskError::file("write", to))?;
+        CopyMethod::Sparse
+    };
+    target.sync_all().map_err(DiskError::file("sync", to))?;
+    Ok(method)
+}
+
+/// The digest of a disk, whatever of it is allocated: BLAKE3 over each block of 64 KiB that is not all zeroes, its offset in front, and
+/// the length last; and that length. What is a hole is not read, so a large disk with little in it costs little.
+///
+/// # Errors
+/// What the file system says.
+pub fn disk_digest(path: &Path) -> Result<([u8; 32], u64), DiskError> {
+    let file = File::open(path).map_err(DiskError::file("read", path))?;
+    digest_blocks(&file).map_err(DiskError::file("read", path))
+}
+
+fn digest_blocks(file: &File) -> std::io::Result<([u8; 32], u64)> {
+    use std::os::unix::fs::FileExt as _;
+    const BLOCK: u64 = 64 * 1024;
+    let length = file.metadata()?.len();
+    let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; 64 * 1024]);
+    let mut at = 0;
+    while at < length {
+        let data = match lseek(file, i64::try_from(at).unwrap_or(i64::MAX), Whence::SeekData) {
+            Ok(offset) => offset.unsigned_abs() / BLOCK * BLOCK,
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        at = at.max(data);
+        let piece = &mut block[..usize::try_from(BLOCK.min(length - at)).unwrap_or(0)];
+        file.read_exact_at(piece, at)?;
+        if piece.iter().any(|byte| *byte != 0) {
+            hasher.update(&at.to_le_bytes());
+            hasher.update(piece);
+        }
+        at += BLOCK;
+    }
+    hasher.update(&length.to_le_bytes());
+    Ok((*hasher.finalize().as_bytes(), length))
+}
+
 fn format_empty(path: &Path, size_mb: u32) -> Result<String, DiskError> {
     let file = File::create(path).map_err(DiskError::file("create", path))?;
     file.set_len(u64::from(size_mb) << 20).map_err(DiskError::file("size", path))?;

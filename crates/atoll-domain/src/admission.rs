@@ -46,6 +46,21 @@ pub fn admit(shape: Shape, room: Room) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Device state and what a file system needs for itself, beside a guest's memory.
+const PAUSE_EXTRA_MB: u64 = 64;
+
+/// Whether what a pause may write fits, if the guest changed all of its memory.
+///
+/// # Errors
+/// [`HostError::NoCapacity`] with what is needed and what there is.
+pub fn admit_pause(shape: Shape, disk_free_mb: u64) -> Result<(), HostError> {
+    let needed = u64::from(shape.memory_mb) + PAUSE_EXTRA_MB;
+    if disk_free_mb >= needed {
+        return Ok(());
+    }
+    Err(HostError::NoCapacity { what: "disk_mb".into(), needed, available: disk_free_mb })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

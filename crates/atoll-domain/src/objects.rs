@@ -205,6 +205,16 @@ impl Ledger {
         self.objects.get(object).map(|object| object.holders.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// The objects that a holder rests on.
+    pub fn of(&self, holder: &Holder) -> Vec<ObjectId> {
+        self.objects.iter().filter(|(_, object)| object.holders.contains(holder)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Everybody who rests on anything.
+    pub fn everybody(&self) -> BTreeSet<Holder> {
+        self.objects.values().flat_map(|object| object.holders.iter().cloned()).collect()
+    }
+
     /// The shortest journal that comes to this ledger, for a rewrite.
     pub fn journal(&self) -> Vec<Entry> {
         let mut lines = Vec::new();

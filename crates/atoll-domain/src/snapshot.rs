@@ -143,8 +143,8 @@ pub struct Parts {
     pub memory_base: Option<Part>,
     /// The pages that differ from it.
     pub memory_diff: Option<Part>,
-    /// The sandbox's own disk.
-    pub disk: Part,
+    /// The disk that goes with it; absent while that is a paused sandbox's own, which stays in its place and is written by nobody.
+    pub disk: Option<Part>,
 }
 
 /// What a snapshot says of itself.
@@ -205,7 +205,7 @@ impl Manifest {
         }
         input.text(agent_version);
         let Parts { state, memory_base, memory_diff, disk } = self.parts;
-        for part in [state, memory_base, memory_diff, Some(disk)] {
+        for part in [state, memory_base, memory_diff, disk] {
             input.number(part.is_some().into());
             if let Some(part) = part {
                 input.number(part.bytes);
@@ -301,6 +301,12 @@ pub enum Refused {
         /// This host's.
         is: String,
     },
+}
+
+/// Whether base and diff are to become a new base while nobody waits: a pause costs what changed since the base, and a restore what
+/// the diff holds, so a diff that outgrows a quarter of the memory is not carried on.
+pub fn wants_flattening(base_is_empty: bool, diff_bytes: u64, memory_bytes: u64) -> bool {
+    base_is_empty || diff_bytes > memory_bytes / 4
 }
 
 /// Whether a snapshot can be used on a host.

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use atoll_domain::Shape;
-use atoll_domain::admission::admit;
+use atoll_domain::admission::{admit, admit_pause};
 use atoll_domain::host::{HostError, Room};
 
 /// Total and available memory in MiB.
@@ -24,6 +24,11 @@ pub(crate) fn memory_mb() -> (u64, u64) {
 /// Refuses what does not fit beside `promised_mb` MiB of guests.
 pub(crate) fn check(data: &Path, shape: Shape, promised_mb: u64) -> Result<(), HostError> {
     admit(shape, room(data, promised_mb)?)
+}
+
+/// Refuses a pause whose memory may not fit on the disk.
+pub(crate) fn check_pause(data: &Path, shape: Shape) -> Result<(), HostError> {
+    admit_pause(shape, disk_free_mb(data)?)
 }
 
 /// What is left of the machine beside `promised_mb` MiB of guests.

@@ -6,46 +6,34 @@
 //!
 //! Deliberately absent: doing anything to a sandbox outside of its actor.
 
-use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atoll_domain::actor::Origin;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
-    SandboxFacts, SandboxSecrets, SandboxSpec,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostSandboxState, SandboxFacts,
+    SandboxSecrets,
 };
-use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::validate::HostLimits;
 use atoll_domain::{Incarnation, SandboxId};
 use atoll_guest_client::GuestStream;
-use atoll_net::{NetConfig, NetError, NetPlan, Slots, choose_pool, plan};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::actor::{Actor, Handle, Message};
 use crate::data_dir::{DataDir, Lock};
 use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
-use crate::events::Events;
-use crate::journal::{Entry, Journal};
-use crate::metrics::{Metrics, Target};
-use crate::ready::{Readiness, Ready};
 use crate::recovery::Found;
-use crate::{HostConfig, StartError, Step, admission, recovery};
+use crate::shared::{Shared, begin, cpus, held};
+use crate::{HostConfig, StartError, admission, metrics, recovery};
 
-/// How many creates whose sandbox is gone are remembered for replays.
-const REMEMBERED: usize = 256;
 const EVENTS: usize = 64;
 /// How long a start waits for keepers; one answers within milliseconds, or hangs.
 const ADOPTION_LIMIT: Duration = Duration::from_secs(3);
 /// How long an asker waits for an adoption; a keeper that hangs is given up before.
 const SECRETS_LIMIT: Duration = Duration::from_secs(20);
-/// The tick of all sandboxes' metrics.
-const SAMPLE: Duration = Duration::from_millis(atoll_domain::metrics::SAMPLE_MS);
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an orderly stop does with running sandboxes.
@@ -55,116 +43,14 @@ pub enum OnExit {
     Destroy,
     /// Leaves them running; the next start takes them over. What is half made is given back.
     Keep,
-}
-
-/// What all actors share.
-pub(crate) struct Shared {
-    pub(crate) config: HostConfig,
-    pub(crate) data: DataDir,
-    pub(crate) net: NetConfig,
-    pub(crate) slots: Slots,
-    pub(crate) keeper: PathBuf,
-    pub(crate) void_netns: PathBuf,
-    pub(crate) boots: Semaphore,
-    pub(crate) stopping: CancellationToken,
-    /// No new sandbox from now on; changed under the map's lock.
-    closing: AtomicBool,
-    readiness: Readiness,
-    events: Events,
-    metrics: Arc<Metrics>,
-    sandboxes: Mutex<HashMap<SandboxId, Handle>>,
-    failed: Mutex<VecDeque<(SandboxId, Call, HostError)>>,
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change under these locks is one insert or remove; a panic leaves the map whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    pub(crate) async fn ready(&self) -> Result<Arc<Ready>, HostError> {
-        self.readiness.get(&self.config).await
-    }
-
-    /// The network plan of a sandbox; claims its slot.
-    pub(crate) fn plan(&self, spec: &SandboxSpec) -> Result<NetPlan, NetError> {
-        Step::SlotClaim.before();
-        let slot = self.slots.claim(&self.net.instance, &spec.id, self.net.pool.slots())?;
-        Step::SlotClaim.after();
-        Ok(plan(&self.net, slot, spec.network))
-    }
-
-    /// The same, if it has a slot.
-    pub(crate) fn existing_plan(&self, spec: &SandboxSpec) -> Result<Option<NetPlan>, NetError> {
-        let mine = self.slots.of_instance(&self.net.instance)?;
-        let slot = mine.into_iter().find(|(_, id)| *id == spec.id).map(|(slot, _)| slot);
-        Ok(slot.map(|slot| plan(&self.net, slot, spec.network)))
-    }
-
-    /// What is sampled: every VM that runs.
-    fn targets(&self) -> Vec<Target> {
-        let sandboxes = held(&self.sandboxes);
-        let target = |(id, handle): (&SandboxId, &Handle)| {
-            let facts = handle.facts.borrow();
-            let vmm_pid = facts.vmm_pid.filter(|_| facts.state == HostSandboxState::Running)?;
-            Some(Target { id: id.clone(), dir: (&facts.directory).into(), vmm_pid, vcpus: handle.vcpus })
-        };
-        sandboxes.iter().filter_map(target).collect()
-    }
-
-    /// Memory promised to all other sandboxes, in MiB.
-    pub(crate) fn promised_mb(&self, but: &SandboxId) -> u64 {
-        held(&self.sandboxes).iter().filter(|(id, _)| *id != but).map(|(_, handle)| u64::from(handle.memory_mb)).sum()
-    }
-
-    pub(crate) fn forget(&self, id: &SandboxId) {
-        held(&self.sandboxes).remove(id);
-    }
-
-    /// Keeps what a create whose sandbox is gone, or never was, answers to replays of its call.
-    pub(crate) fn remember(&self, id: &SandboxId, call: &Call, error: HostError) {
-        let mut failed = held(&self.failed);
-        failed.push_back((id.clone(), call.clone(), error));
-        if failed.len() > REMEMBERED {
-            failed.pop_front();
-        }
-    }
-
-    /// Tells something through the event stream; written down in the sandbox's journal first.
-    pub(crate) async fn tell(
-        self: &Arc<Self>,
-        dir: &Path,
-        id: &SandboxId,
-        incarnation: Incarnation,
-        kind: HostEventKind,
-    ) -> Result<(), HostError> {
-        let (shared, dir, id) = (Arc::clone(self), dir.to_owned(), id.clone());
-        let told = tokio::task::spawn_blocking(move || shared.tell_blocking(&dir, &id, incarnation, kind)).await;
-        told.map_err(join_failed)?.map_err(|e| failed(&e))
-    }
-
-    /// The same, where blocking is allowed.
-    pub(crate) fn tell_blocking(
-        &self,
-        dir: &Path,
-        id: &SandboxId,
-        incarnation: Incarnation,
-        kind: HostEventKind,
-    ) -> std::io::Result<()> {
-        let mut journal = Journal::open(dir)?;
-        self.events.note(id, incarnation, kind, |event| journal.write(&Entry::Told(event.clone())))
-    }
-
-    /// Puts an event into the stream that a crash kept from it.
-    pub(crate) fn restore_event(&self, event: &HostEvent) -> std::io::Result<bool> {
-        self.events.restore(event)
-    }
+    /// Puts them on the disk; what cannot be paused is left running.
+    Pause,
 }
 
 /// A host agent. Clones are handles to the same.
 #[derive(Clone)]
 pub struct HostAgent {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     tasks: TaskTracker,
     _lock: Arc<Lock>,
 }
@@ -201,20 +87,21 @@ impl HostAgent {
                 tracing::error!(%error, "images could not be made ready; the next create tries again");
             }
         });
-        tasks.spawn(sample(Arc::clone(&agent.shared)));
+        tasks.spawn(metrics::sampling::run(Arc::clone(&agent.shared)));
         Ok(agent)
     }
 
     /// Gives each found sandbox its actor, and waits a while until those that can be adopted are.
     async fn take_over(&self, found: Vec<Found>) {
         let mut handles = Vec::new();
-        for Found { call, spec, origin, reason } in found {
+        for Found { call, spec, origin, reason, kept } in found {
             let id = spec.id.clone();
             let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, None, origin);
             let actor = match reason {
                 Some(reason) => actor.ended_because(reason),
                 None => actor,
             };
+            let actor = actor.keeping(kept);
             if origin == Origin::Running {
                 handles.push(handle.clone());
             }
@@ -281,8 +168,9 @@ impl HostAgent {
         reason: String,
     ) -> Result<Destroyed, HostError> {
         let Some(handle) = self.handle(id) else { return Ok(Destroyed::NotFound) };
-        if incarnation.is_some_and(|asked| asked < handle.call.incarnation) {
-            return Err(HostError::WrongState { state: format!("in its life {}", handle.call.incarnation) });
+        let current = handle.facts.borrow().incarnation;
+        if incarnation.is_some_and(|asked| asked < current) {
+            return Err(HostError::WrongState { state: format!("in its life {current}") });
         }
         let (reply, answer) = oneshot::channel();
         if handle.mailbox.send(Message::Destroy { reason, tell: incarnation.is_none(), reply }).await.is_err() {
@@ -301,7 +189,7 @@ impl HostAgent {
         }
     }
 
-    fn handle(&self, id: &SandboxId) -> Option<Handle> {
+    pub(crate) fn handle(&self, id: &SandboxId) -> Option<Handle> {
         held(&self.shared.sandboxes).get(id).cloned()
     }
 
@@ -323,27 +211,15 @@ impl HostAgent {
     /// # Errors
     /// [`HostError::NotFound`], also for one that could not be adopted.
     pub async fn secrets(&self, id: &SandboxId) -> Result<SandboxSecrets, HostError> {
-        let mut secrets = self.handle(id).ok_or(HostError::NotFound)?.secrets;
+        let handle = self.handle(id).ok_or(HostError::NotFound)?;
+        if handle.facts.borrow().state == HostSandboxState::Paused {
+            return Err(HostError::WrongState { state: "paused".into() });
+        }
+        let mut secrets = handle.secrets;
         let limit = tokio::time::timeout(SECRETS_LIMIT, secrets.wait_for(Option::is_some)).await;
         let found = limit.map_err(|_| HostError::Unavailable("the sandbox is not taken over".into()))?;
         let found = found.ok().and_then(|found| found.clone());
         found.map(|secrets| secrets.as_ref().clone()).ok_or(HostError::NotFound)
-    }
-
-    /// What a sandbox used, at one resolution.
-    ///
-    /// # Errors
-    /// [`HostError::NotFound`].
-    pub fn metrics(&self, id: &SandboxId, tier: Tier) -> Result<Vec<Point>, HostError> {
-        self.handle(id).map(|_| self.shared.metrics.points(id, tier)).ok_or(HostError::NotFound)
-    }
-
-    /// Everything that a sandbox used, at all resolutions, with what was incomplete closed; the sampling goes on.
-    ///
-    /// # Errors
-    /// [`HostError::NotFound`].
-    pub fn flush_metrics(&self, id: &SandboxId) -> Result<Vec<Joined>, HostError> {
-        self.handle(id).map(|_| self.shared.metrics.flush(id)).ok_or(HostError::NotFound)
     }
 
     /// Events after a number, then live.
@@ -434,6 +310,18 @@ impl HostAgent {
         self.shared.readiness.now().is_some()
     }
 
+    async fn pause_all(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        let running: Vec<SandboxId> =
+            self.list().into_iter().filter(|f| f.state == HostSandboxState::Running).map(|f| f.id).collect();
+        let pauses = running.iter().map(|id| self.pause_by_host(id));
+        for (id, paused) in running.iter().zip(join_all(pauses).await) {
+            if let Err(error) = paused {
+                tracing::error!(sandbox.id = %id, %error, "a sandbox could not be paused; it runs on");
+            }
+        }
+    }
+
     /// Ends every sandbox, or leaves those that run, and awaits every task.
     pub async fn shutdown(&self, on_exit: OnExit) {
         if on_exit == OnExit::Destroy {
@@ -450,6 +338,9 @@ impl HostAgent {
                 }
             }
         }
+        if on_exit == OnExit::Pause {
+            self.pause_all().await;
+        }
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -464,20 +355,6 @@ impl HostAgent {
         });
         if let Ok(Err(error)) = torn_down.await {
             tracing::error!(%error, "the host's network could not be cleaned");
-        }
-    }
-}
-
-/// Samples all sandboxes until the agent stops.
-async fn sample(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(SAMPLE);
-    // After a stall the next samples are as far apart as any others.
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while shared.stopping.run_until_cancelled(ticks.tick()).await.is_some() {
-        let (targets, metrics) = (shared.targets(), Arc::clone(&shared.metrics));
-        // It reads small files of the kernel's and appends to the page cache: a panic in it is all that can fail.
-        if let Err(error) = tokio::task::spawn_blocking(move || metrics.sample(&targets)).await {
-            tracing::error!(%error, "sandboxes could not be sampled");
         }
     }
 }
@@ -503,36 +380,3 @@ async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> 
     pending.into_iter().filter_map(|(_, done)| done).collect()
 }
 
-fn cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
-}
-
-/// The part of a start that blocks.
-fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Found>), StartError> {
-    let instance = data.instance()?;
-    let pool = choose_pool(config.address_pool.as_deref())?;
-    let net = NetConfig { instance, pool };
-    let keeper = data.unpack_keeper(config.keeper)?;
-    let events = Events::open(data.root())?;
-    atoll_net::host_setup(&net)?;
-    let void_netns = atoll_net::void_namespace(&net)?;
-    let boots = usize::try_from(cpus()).unwrap_or(1);
-    let shared = Shared {
-        config,
-        data,
-        net,
-        slots: Slots::of_machine(),
-        keeper,
-        void_netns,
-        boots: Semaphore::new(boots),
-        stopping: CancellationToken::new(),
-        closing: AtomicBool::new(false),
-        readiness: Readiness::default(),
-        events,
-        metrics: Arc::new(Metrics::new()),
-        sandboxes: Mutex::default(),
-        failed: Mutex::default(),
-    };
-    let found = recovery::survey(&shared);
-    Ok((shared, found))
-}

@@ -15,7 +15,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
+use atoll_domain::objects::ObjectId;
+use atoll_domain::record::Paused;
 use atoll_domain::recovery::Traces;
+use atoll_domain::snapshot::{Digest, Origin};
+use atoll_domain::ttl::{Cause, Lifetime};
 use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
@@ -41,9 +45,35 @@ pub(crate) enum Entry {
     Boot {
         /// Counted from 1.
         attempt: u8,
+        /// What it is started from. Absent in journals of Atolls that could not pause.
+        #[serde(default)]
+        sources: Option<Sources>,
     },
     /// They run.
     Running(Processes),
+    /// What is kept is about to be made, in a directory of this name.
+    Pausing {
+        /// The generation; also of a pause of the disk alone, which keeps none.
+        generation: String,
+    },
+    /// It is on disk: the sandbox is paused, whatever becomes of its VM.
+    Paused(Box<Kept>),
+    /// Base and diff of what is kept were made into a new base.
+    Flattened {
+        /// The new base, which needs no diff.
+        base: Base,
+    },
+    /// A VM is about to be made of what is kept, in the life of this call. It is the sandbox's once it is `Running`.
+    Resuming {
+        /// The call that asked for it.
+        call: Call,
+    },
+    /// Its memory turned out to be of no use any more; the disk stays.
+    MemoryLost,
+    /// The guest knows who it is and user code runs: after a boot, a restore, or a pause that failed.
+    Repaired,
+    /// Its limits were changed.
+    Lifetime(Lifetime),
     /// Something that is told through the event stream.
     Told(HostEvent),
     /// Everything is to be given back, for this reason.
@@ -62,10 +92,67 @@ impl Entry {
             Self::Create { .. } => Step::JournalCreate,
             Self::Boot { .. } => Step::JournalBoot,
             Self::Running(_) => Step::JournalRunning,
+            Self::Pausing { .. } => Step::JournalPausing,
+            Self::Paused(_) => Step::JournalPaused,
+            Self::Flattened { .. } => Step::JournalFlattened,
+            Self::Resuming { .. } => Step::JournalResuming,
+            Self::MemoryLost => Step::JournalMemoryLost,
+            Self::Repaired => Step::JournalRepaired,
+            Self::Lifetime(_) => Step::JournalLifetime,
             Self::Told(_) => Step::JournalTold,
             Self::Tombstone { .. } => Step::JournalTombstone,
         }
     }
+}
+
+/// What a VM is started from, besides what is the sandbox's own. All are files that nobody changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sources {
+    /// The template's image.
+    pub(crate) image: PathBuf,
+    /// The kernel of a cold boot.
+    pub(crate) kernel: PathBuf,
+    /// The archive with the guest agent.
+    pub(crate) initrd: PathBuf,
+    /// What guest memory is a private mapping of.
+    pub(crate) base: Base,
+    /// Kernel, image and agent by what they hold.
+    pub(crate) origin: Origin,
+}
+
+/// What guest memory is a private mapping of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Base {
+    /// Nothing but zeroes, after a cold boot.
+    Empty,
+    /// A flat image of the sandbox's own.
+    Own {
+        /// Its name in the sandbox's directory.
+        file: String,
+        /// What it holds.
+        digest: Digest,
+    },
+    /// An object that others start from, too.
+    Object {
+        /// Which.
+        id: ObjectId,
+    },
+}
+
+/// What is kept of a paused sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// As others are told of it. Without a generation the disk alone is kept.
+    pub(crate) paused: Paused,
+    /// What its VM was started from.
+    pub(crate) sources: Sources,
+    /// Whether the generation has a diff to the base.
+    pub(crate) diff: bool,
+    /// Whether the host paused it by itself, so that the event stream tells of it.
+    pub(crate) by_host: bool,
+    /// Which of its limits it was then; none when Atoll stopped.
+    pub(crate) cause: Option<Cause>,
 }
 
 /// The processes of a sandbox, named for good.
@@ -82,6 +169,9 @@ pub(crate) struct Processes {
     pub(crate) keeper_start: u64,
     /// The boot of the machine.
     pub(crate) boot_id: String,
+    /// When they were written down, in microseconds since 1970.
+    #[serde(default)]
+    pub(crate) at: i64,
 }
 
 /// The journal of one sandbox.
@@ -176,6 +266,65 @@ impl History {
         }
     }
 
+    /// What is kept, if it is paused: no VM that was made of it came to run.
+    pub(crate) fn paused(&self) -> Option<Kept> {
+        let mut kept: Option<Kept> = None;
+        for entry in &self.entries {
+            match (entry, &mut kept) {
+                (Entry::Paused(now), _) => kept = Some(now.as_ref().clone()),
+                (Entry::Flattened { base }, Some(kept)) => {
+                    kept.sources.base.clone_from(base);
+                    kept.diff = false;
+                }
+                (Entry::MemoryLost, Some(kept)) => kept.paused.generation = None,
+                (Entry::Running(_), _) => kept = None,
+                _ => {}
+            }
+        }
+        kept
+    }
+
+    /// The call of the life that it is in: of its create, or of the last resume whose VM came to run.
+    pub(crate) fn call(&self) -> Option<Call> {
+        let (mut call, mut next) = (None, None);
+        for entry in &self.entries {
+            match entry {
+                Entry::Create { call: first, .. } => call = Some(first.clone()),
+                Entry::Resuming { call: asked } => next = Some(asked.clone()),
+                Entry::Running(_) => call = next.take().or(call),
+                _ => {}
+            }
+        }
+        call
+    }
+
+    /// Whether user code may stand still, or a restored guest may not know yet who it is.
+    pub(crate) fn needs_repair(&self) -> bool {
+        let step = self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Boot { sources: Some(_), .. } | Entry::Pausing { .. } | Entry::Resuming { .. } => Some(true),
+            Entry::Repaired => Some(false),
+            _ => None,
+        });
+        step.unwrap_or(false)
+    }
+
+    /// What its VM was started from last.
+    pub(crate) fn sources(&self) -> Option<&Sources> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Boot { sources, .. } => sources.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// Its limits.
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Lifetime(lifetime) => Some(*lifetime),
+            Entry::Create { spec, .. } => Some(spec.lifetime),
+            _ => None,
+        })
+    }
+
     /// The tombstone's reason and whether to tell it.
     pub(crate) fn tombstone(&self) -> Option<(&str, bool)> {
         self.entries.iter().find_map(|entry| match entry {
@@ -209,6 +358,7 @@ impl History {
             foreign: self.foreign,
             running: self.running().is_some(),
             this_boot: self.running().is_some_and(|processes| processes.boot_id == boot_id()),
+            paused: self.paused().is_some(),
             tombstone: self.tombstone().is_some(),
         }
     }
@@ -263,8 +413,12 @@ mod tests {
         Entry::Create { call, spec }
     }
 
+    fn boot(attempt: u8) -> Entry {
+        Entry::Boot { attempt, sources: None }
+    }
+
     fn running() -> Entry {
-        Entry::Running(Processes { keeper_pid: 1, vmm_pid: 2, vmm_start: 3, keeper_start: 4, boot_id: boot_id() })
+        Entry::Running(Processes { keeper_pid: 1, vmm_pid: 2, vmm_start: 3, keeper_start: 4, boot_id: boot_id(), at: 5 })
     }
 
     #[test]
@@ -273,7 +427,7 @@ mod tests {
         let dir = dir.path().join("s");
         let mut journal = Journal::create(&dir, &first()).unwrap();
         for (entry, runs) in
-            [(Entry::Boot { attempt: 1 }, false), (running(), true), (Entry::Boot { attempt: 2 }, false)]
+            [(boot(1), false), (running(), true), (boot(2), false)]
         {
             journal.write(&entry).unwrap();
             let history = History::read(&dir).unwrap();
@@ -313,5 +467,47 @@ mod tests {
         history.entries.push(event(3, HostEventKind::Ended { reason: "r".into() }));
         assert!(history.end_told());
         assert_eq!(history.tombstone(), Some(("r", true)));
+    }
+
+    #[test]
+    fn what_is_kept_lasts_until_a_vm_of_it_runs_and_a_life_begins_then() {
+        let sources = Sources {
+            image: "/i".into(),
+            kernel: "/k".into(),
+            initrd: "/n".into(),
+            base: Base::Empty,
+            origin: Origin {
+                kernel: Digest([1; 32]),
+                base: Digest([2; 32]),
+                agent: Digest([3; 32]),
+                agent_version: "0".into(),
+            },
+        };
+        let paused = Paused { at: 1, generation: Some("g".into()), quiesced: true, bytes: 2 };
+        let kept = Kept { paused, sources, diff: true, by_host: false, cause: None };
+        let first_life = History { entries: vec![first()], foreign: false }.call().unwrap();
+        let call = Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(2) };
+        let mut history = History { entries: vec![first(), boot(1), running()], foreign: false };
+        let pausing = Entry::Pausing { generation: "g".into() };
+        for (entry, is_paused, repair, life) in [
+            (pausing, false, true, &first_life),
+            (Entry::Paused(Box::new(kept.clone())), true, true, &first_life),
+            (Entry::Resuming { call: call.clone() }, true, true, &first_life),
+            (boot(1), true, true, &first_life),
+            (running(), false, true, &call),
+            (Entry::Repaired, false, false, &call),
+        ] {
+            history.entries.push(entry.clone());
+            assert_eq!(history.paused().is_some(), is_paused, "{entry:?}");
+            assert_eq!(history.needs_repair(), repair, "{entry:?}");
+            assert_eq!(history.call().as_ref(), Some(life), "{entry:?}");
+        }
+        let base = Base::Own { file: "base-h".into(), digest: Digest([7; 32]) };
+        history.entries.push(Entry::Paused(Box::new(kept)));
+        history.entries.push(Entry::Flattened { base: base.clone() });
+        let now = history.paused().unwrap();
+        assert_eq!((now.diff, now.sources.base), (false, base));
+        history.entries.push(Entry::MemoryLost);
+        assert_eq!(history.paused().unwrap().paused.generation, None);
     }
 }

@@ -10,18 +10,25 @@
 mod actor;
 mod admission;
 mod agent;
+mod clock;
 mod config;
 mod data_dir;
 mod dial;
 mod error;
 mod events;
+mod generation;
 mod journal;
 mod keepers;
 mod kvm;
 mod leftovers;
+mod life;
 mod metrics;
+mod objects;
+mod platform;
 mod ready;
 mod recovery;
+mod shared;
+mod signing;
 mod step;
 
 pub use agent::{HostAgent, OnExit};

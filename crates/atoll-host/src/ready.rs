@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use atoll_disk::{Image, ensure_initramfs, ensure_kernel, ensure_template};
 use atoll_domain::host::{HostError, Isolation};
+use atoll_domain::snapshot::{Digest, Origin};
 use atoll_keeper::spec::Accelerator;
 use tokio::sync::OnceCell;
 
@@ -25,6 +26,10 @@ pub(crate) struct Ready {
     pub(crate) image: Image,
     pub(crate) tree: PathBuf,
     pub(crate) accelerator: Accelerator,
+    /// QEMU's version.
+    pub(crate) vmm_version: String,
+    /// Kernel, image and agent by what they hold.
+    pub(crate) origin: Origin,
 }
 
 impl Ready {
@@ -83,5 +88,17 @@ fn make(config: &HostConfig) -> Result<Ready, HostError> {
             }
         }
     };
-    Ok(Ready { kernel: kernel.vmlinux, initrd, image, tree, accelerator })
+    let origin = Origin {
+        kernel: digest(&kernel.digest)?,
+        base: digest(&image.digest)?,
+        agent: Digest(*blake3::hash(config.guest).as_bytes()),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let vmm_version = crate::platform::vmm_version()?;
+    Ok(Ready { kernel: kernel.vmlinux, initrd, image, tree, accelerator, vmm_version, origin })
+}
+
+fn digest(text: &str) -> Result<Digest, HostError> {
+    let malformed = |_| HostError::Failed("the cache holds a malformed digest".into());
+    Digest::try_from(text.to_owned()).map_err(malformed)
 }

@@ -18,8 +18,8 @@ use atoll_domain::recovery::{Fate, fate};
 use atoll_net::{Leftover, Slot};
 
 use crate::actor::release::remove_directory;
-use crate::agent::Shared;
-use crate::journal::History;
+use crate::shared::Shared;
+use crate::journal::{History, Kept};
 
 /// A sandbox that was found.
 pub(crate) struct Found {
@@ -28,6 +28,8 @@ pub(crate) struct Found {
     pub(crate) origin: Origin,
     /// Why it is given back, if its journal does not say.
     pub(crate) reason: Option<&'static str>,
+    /// What is kept of a paused one.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// Whether any sandbox is left on the data directory.
@@ -78,12 +80,15 @@ fn judge(dir: &Path, history: &History) -> Option<Found> {
             return None;
         }
         Fate::Adopt => (Origin::Running, None),
+        Fate::KeepPaused => (Origin::Paused, None),
         Fate::GoOn => (Origin::Remains, None),
         Fate::HalfMade => (Origin::Remains, Some("Atoll ended while the sandbox was being made")),
         Fate::Rebooted => (Origin::Remains, Some("the machine was restarted")),
     };
-    let (call, spec) = history.created()?;
-    Some(Found { call: call.clone(), spec: spec.clone(), origin, reason })
+    let (_, spec) = history.created()?;
+    let lifetime = history.lifetime().unwrap_or(spec.lifetime);
+    let spec = SandboxSpec { lifetime, ..spec.clone() };
+    Some(Found { call: history.call()?, spec, origin, reason, kept: history.paused() })
 }
 
 /// Removes what bears the instance's name and belongs to no directory.

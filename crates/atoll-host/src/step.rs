@@ -14,6 +14,20 @@ atoll_failpoint::steps! {
         JournalBoot = "journal.boot",
         /// Keeper and VMM run.
         JournalRunning = "journal.running",
+        /// What is kept is about to be made.
+        JournalPausing = "journal.pausing",
+        /// It is kept.
+        JournalPaused = "journal.paused",
+        /// Base and diff became a new base.
+        JournalFlattened = "journal.flattened",
+        /// A VM is about to be made of what is kept.
+        JournalResuming = "journal.resuming",
+        /// What was kept of the memory is of no use.
+        JournalMemoryLost = "journal.memory-lost",
+        /// User code runs again.
+        JournalRepaired = "journal.repaired",
+        /// New limits.
+        JournalLifetime = "journal.lifetime",
         /// An event is about to be told.
         JournalTold = "journal.told",
         /// Everything is to be given back.
@@ -40,6 +54,24 @@ atoll_failpoint::steps! {
         Init = "host.init",
         /// An earlier Atoll's keeper is claimed.
         Adopt = "host.adopt",
+        /// User code is frozen for a pause.
+        Freeze = "host.freeze",
+        /// Memory and devices are written down.
+        Snapshot = "host.snapshot",
+        /// The manifest of what is kept.
+        Manifest = "host.manifest",
+        /// The restored guest's processors run.
+        Continue = "host.continue",
+        /// What is not needed any more of what was kept.
+        Tidy = "host.tidy",
+        /// An object is announced and its directory made.
+        ObjectMake = "object.make",
+        /// One more rests on an object.
+        ObjectHold = "object.hold",
+        /// A holder lets go.
+        ObjectRelease = "object.release",
+        /// An object's files are removed.
+        ObjectRemove = "object.remove",
         /// The keeper is ended.
         EndKeeper = "host.end-keeper",
         /// Control groups are removed.

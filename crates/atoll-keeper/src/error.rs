@@ -6,6 +6,9 @@ use std::path::PathBuf;
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
+    /// Long work that nobody wants any more.
+    #[error("called off")]
+    CalledOff,
     /// A system call.
     #[error("cannot {step}")]
     Step {

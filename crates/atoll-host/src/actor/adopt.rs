@@ -7,22 +7,27 @@
 //!
 //! Deliberately absent: asking the guest. A VM that stands still because the disk is full is adopted like any other.
 
-use std::time::Instant;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use atoll_domain::host::{HostError, HostEventKind, SandboxSecrets};
 use atoll_keeper::client::{ClientError, Connected, KeeperProcess, connect};
 use atoll_keeper::protocol::State;
 use atoll_keeper::{KeeperError, KeeperSpec};
 
-use super::boot::Alive;
+use super::vmm::{self, Alive};
 use super::work::{Adoption, Context, Finished};
 use crate::Step;
 use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
-use crate::journal::{History, Processes};
+use crate::journal::{Base, Entry, History, Processes};
 
 /// Said of a VM that is stopped because its disk is full.
 pub(super) const DISK_FULL: &str = "disk_full";
+
+/// How often a keeper that is busy is asked again.
+const BUSY_POLL: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(context: Context) -> Finished {
     let adopted = async { Ok(adopt(&context).await.unwrap_or_else(|adoption| adoption)) };
@@ -66,9 +71,43 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
             Context::note_plan(facts, plan);
         }
     });
+    if history.needs_repair() {
+        repair(context, &connected, &secrets).await?;
+    }
+    let base = adopt_base(context, &connected, &history).await;
     let sockets = Sockets::new(connected.client.clone());
-    let alive = Alive::new(connected, process, sockets, shared.data.root(), halted);
+    let alive = Alive::new(connected, process, sockets, shared.data.root(), halted).mapped_from(base);
     Ok(Adoption::Done(Box::new(alive), secrets.into()))
+}
+
+/// An earlier Atoll died while user code stood still for it, or before a guest that had just come up knew who it is. What the
+/// keeper does for that Atoll is waited for; then the guest goes on and is told.
+async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecrets) -> Result<(), Adoption> {
+    let keeper = &connected.client;
+    let state = loop {
+        let state = keeper.state().await.map_err(gone)?;
+        if state.busy.is_none() {
+            break state;
+        }
+        tokio::time::sleep(BUSY_POLL).await;
+    };
+    if state.stopped.as_deref().is_some_and(|why| why != DISK_FULL) || state.run_state == "paused" {
+        keeper.resume().await.map_err(gone)?;
+    }
+    let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
+    let agent = vmm::agent(&Sockets::new(keeper.clone()), Some(secrets));
+    vmm::answers("adoption", &ready, &context.spec.id, &agent, keeper).await.map_err(Adoption::Failed)?;
+    let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
+    let identity = vmm::identity(&context.spec, secrets, Some(life)).map_err(Adoption::Failed)?;
+    agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;
+    context.journal(Entry::Repaired).await.map_err(Adoption::Failed)
+}
+
+/// The shared memory that its VM is mapped from, for the next one that starts from it.
+async fn adopt_base(context: &Context, connected: &Connected, history: &History) -> Option<Arc<File>> {
+    let Some(Base::Object { id }) = history.sources().map(|sources| sources.base.clone()) else { return None };
+    let file = connected.client.memory_base().await.ok()?;
+    context.shared.objects.adopt_base(&id, file.into()).await
 }
 
 /// Whether the keeper keeps what was written down.

@@ -1,20 +1,30 @@
 //! The one owner of one sandbox.
 //!
 //! How it works: a task that takes messages from a bounded mailbox, lets `atoll_domain::actor` decide, and carries the effects out:
-//! preparing ([`prepare`]), booting ([`boot`]), adopting ([`adopt`]), giving back ([`release`]). At most one such piece of work runs at a time, inside
-//! this task, while messages are still taken; it can be called off. Who waits for a create or a destroy is told when it ends.
+//! preparing ([`prepare`]), booting ([`boot`]), adopting ([`adopt`]), pausing ([`pausing`]), resuming ([`resuming`]), copying
+//! ([`copying`]), giving back ([`release`]). At most one such piece of work runs at a time, inside this task, while messages are
+//! still taken; it can be called off. Who waits is told when it ends ([`waiting`]). Its limits are kept here ([`limits`]).
 //!
 //! ```text
 //!   HostAgent ──Message──> mailbox ──> step(state, event) ──effects──> work ──ends in an event──┐
 //!   keeper    ──Event────────────────────────^                              ^───────────────────┘
+//!   limits    ──time is over─────────────────^
 //! ```
 //!
 //! Deliberately absent: decisions about what a sandbox is to be.
 
 mod adopt;
 mod boot;
+mod copying;
+mod flattening;
+mod heard;
+mod limits;
+mod pausing;
 mod prepare;
 pub(crate) mod release;
+mod resuming;
+mod vmm;
+mod waiting;
 mod watching;
 mod work;
 
@@ -24,19 +34,26 @@ use std::sync::Arc;
 use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
-    Call, Destroyed, HostError, HostEventKind, HostSandboxState, SandboxFacts, SandboxSecrets, SandboxSpec,
+    Call, Destroyed, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets,
+    SandboxSpec, TemplateFacts,
 };
-use atoll_keeper::protocol::Event as KeeperEvent;
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::Shared;
 use crate::dial::Sockets;
-use boot::Alive;
+use crate::journal::Kept;
+use crate::shared::Shared;
+use flattening::Flattening;
+use limits::Limits;
 use release::Why;
-use work::{Adoption, Finished, Work};
+use vmm::Alive;
+use waiting::Waiting;
+use work::Work;
 
 pub(crate) type CreateAnswer = Option<Result<SandboxFacts, HostError>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, HostError>>;
 
 const MAILBOX: usize = 32;
 
@@ -49,40 +66,58 @@ pub(crate) enum Message {
         reason: String,
         /// Whether the host does it by itself, so that the event stream tells of it.
         tell: bool,
-        reply: oneshot::Sender<Result<Destroyed, HostError>>,
+        reply: Reply<Destroyed>,
     },
+    /// Put it on the disk.
+    Pause {
+        /// None: the host does it by itself.
+        call: Option<Call>,
+        mode: PauseMode,
+        reply: Reply<Paused>,
+    },
+    /// Let it go on.
+    Resume { call: Call, request: ResumeSandbox, reply: Reply<SandboxFacts> },
+    /// Make a template of it.
+    Copy { request: MakeTemplate, reply: Reply<TemplateFacts> },
+    /// New limits.
+    Lifetime(Lifetime, Reply<()>),
+    /// It was used.
+    Used,
     /// Sockets for streams into the guest.
-    Sockets(oneshot::Sender<Result<Sockets, HostError>>),
+    Sockets(Reply<Sockets>),
 }
 
 /// The handle to an actor.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
+    /// The create's; later lives have calls of their own.
     pub(crate) call: Call,
     pub(crate) memory_mb: u32,
     pub(crate) vcpus: u32,
     pub(crate) mailbox: mpsc::Sender<Message>,
     pub(crate) created: watch::Receiver<CreateAnswer>,
     pub(crate) facts: watch::Receiver<SandboxFacts>,
-    /// None until they came from an adopted sandbox's keeper.
+    /// None until they came from an adopted sandbox's keeper, and of one that was paused by an earlier Atoll.
     pub(crate) secrets: watch::Receiver<Option<Arc<SandboxSecrets>>>,
 }
 
 /// What an actor owns.
 pub(crate) struct Actor {
     shared: Arc<Shared>,
+    /// Of the life that it is in.
     call: Call,
     spec: SandboxSpec,
     origin: Origin,
     secrets: watch::Sender<Option<Arc<SandboxSecrets>>>,
     dir: PathBuf,
     mailbox: mpsc::Receiver<Message>,
-    created: watch::Sender<CreateAnswer>,
     facts: watch::Sender<SandboxFacts>,
-    destroys: Vec<oneshot::Sender<Result<Destroyed, HostError>>>,
-    /// Askers for streams, until it is known whether it can be adopted.
-    parked: Vec<oneshot::Sender<Result<Sockets, HostError>>>,
+    waiting: Waiting,
+    limits: Limits,
     alive: Option<Alive>,
+    /// What is kept, while it is paused.
+    kept: Option<Kept>,
+    flattening: Flattening,
     /// Why it is being given back, for the journal and whoever waits for the create.
     reason: String,
     /// Whether it ended by itself.
@@ -116,6 +151,7 @@ impl Actor {
         };
         let actor = Self {
             cancel: shared.stopping.child_token(),
+            limits: Limits::new(spec.lifetime),
             shared,
             call,
             spec,
@@ -123,11 +159,11 @@ impl Actor {
             secrets,
             dir,
             mailbox,
-            created,
             facts,
-            destroys: Vec::new(),
-            parked: Vec::new(),
+            waiting: Waiting::new(created),
             alive: None,
+            kept: None,
+            flattening: Flattening::none(),
             reason: "destroyed".into(),
             ended: false,
             failure: None,
@@ -142,6 +178,13 @@ impl Actor {
         self
     }
 
+    /// What is kept of one that an earlier Atoll paused.
+    pub(crate) fn keeping(mut self, kept: Option<Kept>) -> Self {
+        self.facts.send_modify(|facts| facts.paused = kept.as_ref().map(|kept| kept.paused.clone()));
+        self.kept = kept;
+        self
+    }
+
     fn id(&self) -> &SandboxId {
         &self.spec.id
     }
@@ -150,11 +193,12 @@ impl Actor {
     pub(crate) async fn run(mut self) {
         let (mut state, effects) = begin(self.origin);
         let mut work = Work::none();
-        self.carry_out(effects, &mut work);
+        self.carry_out(state, effects, &mut work);
         let stopping = self.shared.stopping.clone();
         while !state.is_final() {
             // Work that was called off ends by itself; until then there is nothing more to be said about leaving.
-            let may_leave = !matches!(state, State::Cancelling | State::Releasing);
+            let may_leave = !state.holds_back_a_leave();
+            let running = state == State::Running;
             let event = tokio::select! {
                 biased;
                 // First: the same word calls an adoption off, which must not be taken for a failed one.
@@ -163,18 +207,28 @@ impl Actor {
                     work = Work::none();
                     Some(self.finished(finished))
                 }
-                heard = next_event(&mut self.alive), if state == State::Running => self.heard(heard).await,
-                message = self.mailbox.recv() => self.message(message, state),
+                heard = heard::next(&mut self.alive), if running => self.heard(heard).await,
+                message = self.mailbox.recv() => self.message(message, state).await,
+                flat = self.flattening.done(), if state == State::Paused => {
+                    self.flattened(flat);
+                    None
+                }
+                () = self.limits.over(), if running => self.time_is_over(),
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);
                 state = next;
-                self.carry_out(effects, &mut work);
+                self.carry_out(state, effects, &mut work);
                 self.answer_parked(state);
             }
         }
         drop(work);
-        if state == State::Gone && matches!(*self.created.borrow(), Some(Ok(_))) {
+        self.flattening.stop().await;
+        self.last_words(state).await;
+    }
+
+    async fn last_words(mut self, state: State) {
+        if state == State::Gone && self.waiting.has_run() {
             // A replay of its create that comes late makes no second one.
             self.shared.remember(self.id(), &self.call, HostError::WrongState { state: "stopped".into() });
         }
@@ -182,11 +236,11 @@ impl Actor {
         // Whoever asked meanwhile finds nothing left, which is what they asked for.
         self.mailbox.close();
         while let Some(message) = self.mailbox.recv().await {
-            self.message(Some(message), state);
+            self.message(Some(message), state).await;
             if state == State::Gone {
-                self.tell_destroyed(&Ok(Destroyed::Done));
+                self.waiting.destroyed(&Ok(Destroyed::Done));
             } else {
-                self.tell_destroyed(&Err(HostError::Unavailable("the host agent is stopping".into())));
+                self.waiting.destroyed(&Err(HostError::Unavailable("the host agent is stopping".into())));
             }
         }
     }
@@ -194,7 +248,7 @@ impl Actor {
     /// Streams were asked for while it was not known yet whether there is anything to connect to.
     fn answer_parked(&mut self, state: State) {
         if state != State::Adopting {
-            for reply in std::mem::take(&mut self.parked) {
+            for reply in self.waiting.parked() {
                 // The asker has gone.
                 let _ = reply.send(self.sockets(state));
             }
@@ -205,24 +259,38 @@ impl Actor {
         match &self.alive {
             Some(alive) if state == State::Running => Ok(alive.sockets.clone()),
             _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
-            _ => Err(HostError::WrongState { state: state_name(state).into() }),
+            _ => Err(HostError::WrongState { state: state.as_str().into() }),
         }
     }
 
-    fn message(&mut self, message: Option<Message>, state: State) -> Option<Event> {
+    async fn message(&mut self, message: Option<Message>, state: State) -> Option<Event> {
         match message? {
             Message::Destroy { reason, tell, reply } => {
-                let at_rest = matches!(state, State::Running | State::Adopting | State::Refused);
-                if self.destroys.is_empty() && (at_rest || matches!(state, State::Preparing | State::Booting(_))) {
+                let first = !self.waiting.is_being_destroyed();
+                if first && !matches!(state, State::Cancelling | State::Releasing | State::Stuck | State::Gone) {
                     self.reason = reason;
                     self.ended = tell;
                 }
-                self.destroys.push(reply);
+                self.waiting.destroy(reply);
                 Some(Event::Destroy)
+            }
+            Message::Pause { call, mode, reply } => self.waiting.ask_pause(state, &self.call, call, mode, reply),
+            Message::Resume { call, request, reply } => {
+                self.waiting.ask_resume(state, &self.call, call, request, reply)
+            }
+            Message::Copy { request, reply } => self.waiting.ask_copy(request, reply),
+            Message::Lifetime(lifetime, reply) => {
+                // The asker has gone.
+                let _ = reply.send(self.set_lifetime(lifetime).await);
+                None
+            }
+            Message::Used => {
+                self.limits.used(&self.dir);
+                None
             }
             Message::Sockets(reply) => {
                 if state == State::Adopting {
-                    self.parked.push(reply);
+                    self.waiting.park(reply);
                 } else {
                     // The asker has gone.
                     let _ = reply.send(self.sockets(state));
@@ -232,125 +300,92 @@ impl Actor {
         }
     }
 
-    /// The keeper said something, or is gone, or hangs.
-    async fn heard(&mut self, heard: Heard) -> Option<Event> {
-        match heard {
-            Heard::Hangs(reason) => {
-                self.reason = reason;
-                Some(Event::Ended)
-            }
-            Heard::Said(None) => {
-                self.reason = "the keeper ended".into();
-                Some(Event::Ended)
-            }
-            Heard::Said(Some(KeeperEvent::VmmExited { status, log })) => {
-                tracing::warn!(sandbox.id = %self.id(), status, log = %log.trim(), "a VMM ended");
-                self.reason = exit_reason(status);
-                Some(Event::Ended)
-            }
-            Heard::Said(Some(KeeperEvent::Superseded)) => {
-                tracing::error!(sandbox.id = %self.id(), "another Atoll claimed the keeper; the sandbox is its own now");
-                Some(Event::Leave)
-            }
-            Heard::Said(Some(KeeperEvent::Stopped { reason })) if reason == adopt::DISK_FULL => {
-                self.halted(true, HostEventKind::DiskFull).await;
-                None
-            }
-            // Said to whoever waits for the snapshot.
-            Heard::Said(Some(KeeperEvent::Stopped { .. } | KeeperEvent::Captured)) => None,
-            Heard::Said(Some(KeeperEvent::Resumed)) => {
-                self.halted(false, HostEventKind::Resumed).await;
-                None
-            }
-        }
-    }
-
-    /// The VM met a full disk, or goes on.
-    async fn halted(&mut self, halted: bool, kind: HostEventKind) {
-        if let Some(alive) = &self.alive {
-            alive.watch.set_halted(halted);
-        }
-        if let Err(error) = self.shared.tell(&self.dir, self.id(), self.call.incarnation, kind).await {
-            tracing::error!(sandbox.id = %self.id(), %error, "an event could not be written down");
-        }
-    }
-
-    fn finished(&mut self, finished: Finished) -> Event {
-        match finished {
-            Finished::Prepared(Ok(())) => Event::Prepared,
-            Finished::Booted(Ok(alive)) => {
-                self.alive = Some(*alive);
-                Event::Booted
-            }
-            Finished::Adopted(Adoption::Done(alive, secrets)) => {
-                tracing::info!(sandbox.id = %self.id(), "took a running sandbox over");
-                self.secrets.send_replace(Some(secrets));
-                self.alive = Some(*alive);
-                Event::Adopted
-            }
-            Finished::Adopted(Adoption::TooNew(why)) => {
-                tracing::error!(sandbox.id = %self.id(), %why, "a sandbox of a newer Atoll is left running");
-                self.reason = format!("kept by a newer Atoll ({why}); start that one to use it");
-                Event::TooNew
-            }
-            Finished::Adopted(Adoption::Ended(why)) => {
-                tracing::warn!(sandbox.id = %self.id(), %why, "a sandbox ended while no Atoll ran");
-                if self.destroys.is_empty() {
-                    self.reason = why;
-                }
-                Event::Ended
-            }
-            Finished::Adopted(Adoption::Failed(error)) => {
-                tracing::warn!(sandbox.id = %self.id(), %error, "a sandbox could not be taken over");
-                if self.destroys.is_empty() {
-                    self.reason = error.told();
-                }
-                Event::WorkFailed
-            }
-            Finished::Prepared(Err(error)) | Finished::Booted(Err(error)) => {
-                tracing::warn!(sandbox.id = %self.id(), %error, "a step of the start failed");
-                self.reason = error.told();
-                self.failure = Some(error);
-                Event::WorkFailed
-            }
-            Finished::Released(Ok(())) => Event::Released,
-            Finished::Released(Err(error)) => {
-                tracing::error!(sandbox.id = %self.id(), %error, "a sandbox could not be given back whole");
-                self.failure = Some(error);
-                Event::ReleaseFailed
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, work: &mut Work) {
+    fn carry_out(&mut self, state: State, effects: Vec<Effect>, work: &mut Work) {
+        self.facts.send_if_modified(|facts| std::mem::replace(&mut facts.state, shown(state)) != shown(state));
         for effect in effects {
-            match effect {
-                Effect::Prepare => *work = Work::new(prepare::run(self.context())),
-                Effect::Boot(attempt) => *work = Work::new(boot::run(self.context(), attempt)),
-                Effect::Adopt => *work = Work::new(adopt::run(self.context())),
-                Effect::LetGo => {
-                    *work = Work::none();
-                    if let Some(alive) = self.alive.take() {
-                        alive.connection.abort();
-                    }
+            self.carry_out_one(state, effect, work);
+        }
+    }
+
+    fn carry_out_one(&mut self, state: State, effect: Effect, work: &mut Work) {
+        match effect {
+            Effect::Prepare => *work = Work::new(prepare::run(self.context())),
+            Effect::Boot(attempt) => *work = Work::new(boot::run(self.context(), attempt)),
+            Effect::Adopt => *work = Work::new(adopt::run(self.context())),
+            Effect::BeginPause => *work = self.begin_pause(),
+            Effect::Settle => *work = self.settle(),
+            Effect::BeginResume => *work = self.begin_resume(),
+            Effect::BeginCopy => *work = self.begin_copy(),
+            Effect::Join => self.waiting.join(),
+            Effect::Refuse => self.waiting.refuse(state),
+            Effect::TellPaused => self.waiting.paused(self.kept.as_ref()),
+            Effect::TellPauseFailed => self.waiting.pause_failed(self.failure.as_ref()),
+            Effect::TellResumed => self.waiting.resumed(Ok(self.facts.borrow().clone())),
+            Effect::TellResumeFailed => self.waiting.resumed(Err(self.why("the resume was called off"))),
+            Effect::TellCopied => self.waiting.copied(),
+            Effect::LetGo => {
+                *work = Work::none();
+                if let Some(alive) = self.alive.take() {
+                    alive.connection.abort();
                 }
-                Effect::Cancel => self.cancel.cancel(),
-                Effect::Release => {
-                    self.facts.send_modify(|facts| facts.state = HostSandboxState::Stopping);
-                    let alive = self.alive.take();
-                    let why = Why { reason: self.reason.clone(), tell: self.ended };
-                    *work = Work::new(release::run(self.context(), alive, why));
-                }
-                Effect::CreateDone => self.announce(),
-                Effect::CreateFailed => self.tell_create_failed(),
-                Effect::DestroyDone => self.tell_destroyed(&Ok(Destroyed::Done)),
-                Effect::DestroyFailed => {
-                    let error = self.failure.clone().unwrap_or(HostError::Failed("something is left".into()));
-                    self.tell_destroyed(&Err(error));
-                }
-                // Written down with the tombstone, which comes next.
-                Effect::NoteEnd => self.ended = true,
             }
+            Effect::Cancel => self.cancel.cancel(),
+            Effect::Release => {
+                let alive = self.alive.take();
+                let why = Why { reason: self.reason.clone(), tell: self.ended };
+                *work = Work::new(release::run(self.context(), alive, why));
+            }
+            Effect::CreateDone => self.waiting.created(Ok(self.facts.borrow().clone())),
+            Effect::CreateFailed => self.create_failed(),
+            Effect::DestroyDone => self.waiting.destroyed(&Ok(Destroyed::Done)),
+            Effect::DestroyFailed => {
+                let error = self.failure.clone().unwrap_or(HostError::Failed("something is left".into()));
+                self.waiting.destroyed(&Err(error));
+            }
+            // Written down with the tombstone, which comes next.
+            Effect::NoteEnd => self.ended = true,
+        }
+    }
+
+    fn why(&self, otherwise: &str) -> HostError {
+        self.failure.clone().unwrap_or(HostError::WrongState { state: otherwise.into() })
+    }
+
+    fn begin_pause(&mut self) -> Work {
+        self.failure = None;
+        match self.alive.take() {
+            Some(alive) => Work::new(pausing::run(self.context(), Box::new(alive), self.waiting.pause_order())),
+            None => Work::none(),
+        }
+    }
+
+    fn settle(&mut self) -> Work {
+        match &self.kept {
+            Some(kept) => Work::new(pausing::settle(self.context(), self.alive.take().map(Box::new), kept.clone())),
+            None => Work::none(),
+        }
+    }
+
+    fn begin_resume(&mut self) -> Work {
+        self.failure = None;
+        let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
+        match (self.kept.clone(), self.waiting.resume_order()) {
+            (Some(kept), Some(order)) => {
+                self.secrets.send_replace(Some(Arc::clone(&order.secrets)));
+                Work::new(resuming::run(self.context(), kept, order, flattening))
+            }
+            _ => Work::none(),
+        }
+    }
+
+    fn begin_copy(&mut self) -> Work {
+        let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
+        match (self.alive.take(), self.kept.clone(), self.waiting.copy_order()) {
+            (Some(alive), _, Some(order)) => Work::new(copying::of_running(self.context(), Box::new(alive), order)),
+            (None, Some(kept), Some(order)) => {
+                Work::new(copying::of_paused(self.context(), kept, order, flattening))
+            }
+            _ => Work::none(),
         }
     }
 
@@ -367,46 +402,26 @@ impl Actor {
         }
     }
 
-    fn announce(&mut self) {
-        self.facts.send_modify(|facts| facts.state = HostSandboxState::Running);
-        let facts = self.facts.borrow().clone();
-        self.created.send_replace(Some(Ok(facts)));
-    }
-
-    fn tell_create_failed(&mut self) {
-        if self.created.borrow().is_none() {
+    fn create_failed(&mut self) {
+        if self.waiting.is_creating() {
             let called_off = HostError::WrongState { state: "being destroyed".into() };
             let error =
                 if self.cancel.is_cancelled() { called_off } else { self.failure.clone().unwrap_or(called_off) };
             self.shared.remember(self.id(), &self.call, error.clone());
-            self.created.send_replace(Some(Err(error)));
-        }
-    }
-
-    fn tell_destroyed(&mut self, answer: &Result<Destroyed, HostError>) {
-        for reply in self.destroys.drain(..) {
-            // The asker has gone.
-            let _ = reply.send(answer.clone());
+            self.waiting.created(Err(error));
         }
     }
 }
 
-/// What comes of a running VM.
-enum Heard {
-    /// The keeper said something; nothing any more when it is gone.
-    Said(Option<KeeperEvent>),
-    /// Keeper or VMM give no sign of life.
-    Hangs(String),
-}
-
-async fn next_event(alive: &mut Option<Alive>) -> Heard {
-    match alive {
-        Some(alive) => tokio::select! {
-            biased;
-            said = alive.events.recv() => Heard::Said(said),
-            reason = &mut alive.watch => Heard::Hangs(reason),
-        },
-        None => std::future::pending().await,
+/// What others are told of a state.
+fn shown(state: State) -> HostSandboxState {
+    match state {
+        State::Preparing | State::Booting(_) | State::Adopting | State::Refused => HostSandboxState::Starting,
+        State::Running | State::Copying | State::Left => HostSandboxState::Running,
+        State::Pausing | State::Settling => HostSandboxState::Pausing,
+        State::Paused | State::CopyingPaused => HostSandboxState::Paused,
+        State::Resuming => HostSandboxState::Resuming,
+        State::Cancelling | State::Releasing | State::Stuck | State::Gone => HostSandboxState::Stopping,
     }
 }
 
@@ -416,15 +431,6 @@ fn exit_reason(status: i32) -> String {
         0 => "the guest powered off or rebooted".into(),
         n if n < 0 => format!("the VMM was killed by signal {}", -n),
         n => format!("the VMM ended with {n}"),
-    }
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Preparing | State::Booting(_) | State::Adopting | State::Refused => "starting",
-        State::Running | State::Left => "running",
-        State::Cancelling | State::Releasing | State::Stuck => "stopping",
-        State::Gone => "stopped",
     }
 }
 

@@ -13,9 +13,9 @@ use atoll_domain::host::{HostError, HostEventKind, SandboxSpec};
 use atoll_domain::{Incarnation, SandboxId};
 use tokio::time::timeout;
 
-use super::boot::Alive;
+use super::vmm::Alive;
 use super::work::{Context, Finished};
-use crate::agent::Shared;
+use crate::shared::Shared;
 use crate::error::{failed, from_keeper, from_net, join_failed};
 use crate::journal::{self, Entry, History, Journal};
 use crate::{Step, keepers};
@@ -40,21 +40,26 @@ async fn release(context: &Context, alive: Option<Alive>, why: Why) -> Result<()
     let (id, incarnation) = (context.spec.id.clone(), context.call.incarnation);
     let noted = tokio::task::spawn_blocking(move || bury(&shared, &dir, &id, incarnation, why));
     noted.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
-    if let Some(mut alive) = alive {
-        Step::EndKeeper.before();
-        // A keeper that is gone or silent is killed, and whatever is left with its group below.
-        let _ = timeout(KEEPER_ANSWER, alive.keeper.exit()).await;
-        if timeout(KEEPER_END, alive.process.ended()).await.is_err() {
-            alive.process.kill();
-        }
-        Step::EndKeeper.after();
-        alive.connection.abort();
-        // Aborted or ended; either way it is over.
-        let _ = alive.connection.await;
+    if let Some(alive) = alive {
+        end_keeper(alive).await;
     }
     let (shared, spec) = (context.shared.clone(), context.spec.clone());
     let removed = tokio::task::spawn_blocking(move || remove(&shared, &spec));
     removed.await.map_err(join_failed)?
+}
+
+/// Ends a keeper, and its VMM with it; one that is gone or silent is killed, and what is left of it goes with its group.
+pub(super) async fn end_keeper(mut alive: Alive) {
+    Step::EndKeeper.before();
+    // Gone or silent is seen by its process.
+    let _ = timeout(KEEPER_ANSWER, alive.keeper.exit()).await;
+    if timeout(KEEPER_END, alive.process.ended()).await.is_err() {
+        alive.process.kill();
+    }
+    Step::EndKeeper.after();
+    alive.connection.abort();
+    // Aborted or ended; either way it is over.
+    let _ = alive.connection.await;
 }
 
 /// Writes the tombstone, and tells the end if it is to be told and was not.
@@ -78,8 +83,8 @@ fn bury(shared: &Shared, dir: &Path, id: &SandboxId, incarnation: Incarnation, w
     Ok(())
 }
 
-/// Removes everything that bears the sandbox's name; blocks.
-pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
+/// Removes what only a VM needs: keepers that are left, control groups, network; blocks. Each may be gone already.
+pub(super) fn remove_vm(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
     let id = &spec.id;
     let dir = shared.data.sandboxes().join(id.as_str());
     // One that had not joined its group yet when its Atoll died is in none.
@@ -92,6 +97,15 @@ pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostErro
         atoll_net::remove(&plan).map_err(from_net)?;
         Step::RemoveNetwork.after();
     }
+    Ok(())
+}
+
+/// Removes everything that bears the sandbox's name; blocks.
+pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
+    remove_vm(shared, spec)?;
+    let id = &spec.id;
+    let dir = shared.data.sandboxes().join(id.as_str());
+    shared.objects.release(&shared.rests(id)).map_err(|e| failed(&e))?;
     Step::RemoveDirectory.before();
     remove_directory(&dir).map_err(|e| failed(&e))?;
     Step::RemoveDirectory.after();

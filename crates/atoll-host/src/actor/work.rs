@@ -13,19 +13,31 @@ use std::task::Poll;
 use std::time::Instant;
 
 use atoll_domain::Network;
-use atoll_domain::host::{Call, HostError, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{Call, HostError, HostEventKind, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::record::Paused;
+use atoll_domain::snapshot::Platform;
 use atoll_net::NetPlan;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::boot::Alive;
-use crate::agent::Shared;
+use super::copying::CopyOutcome;
+use super::pausing::PauseOutcome;
+use super::resuming::ResumeFailure;
+use super::vmm::{self, Alive};
+use crate::error::{failed, join_failed};
+use crate::journal::{Entry, History, Journal, Sources};
+use crate::ready::Ready;
+use crate::shared::Shared;
 
 /// What came of a piece of work.
 pub(super) enum Finished {
     Prepared(Result<(), HostError>),
     Booted(Result<Box<Alive>, HostError>),
     Adopted(Adoption),
+    Paused(PauseOutcome),
+    Settled,
+    Resumed(Result<Box<Alive>, ResumeFailure>),
+    Copied(CopyOutcome),
     Released(Result<(), HostError>),
 }
 
@@ -96,6 +108,53 @@ impl Context {
             facts.phases.push(Phase { name: name.into(), micros });
             also(facts);
         });
+    }
+
+    /// A line of the sandbox's journal; on disk when this returns.
+    pub(super) async fn journal(&self, entry: Entry) -> Result<(), HostError> {
+        let dir = self.dir.clone();
+        let written = tokio::task::spawn_blocking(move || Journal::open(&dir)?.write(&entry));
+        written.await.map_err(join_failed)?.map_err(|e| failed(&e))
+    }
+
+    /// What the sandbox's journal says.
+    pub(super) async fn history(&self) -> Result<History, HostError> {
+        let dir = self.dir.clone();
+        let read = tokio::task::spawn_blocking(move || History::read(&dir));
+        read.await.map_err(join_failed)?.map_err(|e| failed(&e))
+    }
+
+    /// Tells something through the event stream; a failure is logged, as nobody waits for it.
+    pub(super) async fn tell(&self, kind: HostEventKind) {
+        if let Err(error) = self.shared.tell(&self.dir, &self.spec.id, self.call.incarnation, kind).await {
+            tracing::error!(sandbox.id = %self.spec.id, %error, "an event could not be written down");
+        }
+    }
+
+    /// Whether the event stream told of this pause.
+    pub(super) async fn was_told(&self, kept: &Paused) -> bool {
+        let told = |event: &atoll_domain::host::HostEvent| {
+            matches!(&event.kind, HostEventKind::Paused { paused, .. } if paused.at == kept.at)
+        };
+        self.history().await.is_ok_and(|history| history.told().any(told))
+    }
+
+    /// The right to start a VM; waited for before anything is started.
+    pub(super) async fn boot_permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, HostError> {
+        let permit = self.shared.boots.acquire().await;
+        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+    }
+
+    /// What this host gives to the sandbox's guest, started from `sources`.
+    pub(super) async fn platform(&self, ready: &Arc<Ready>, sources: &Sources) -> Result<Platform, HostError> {
+        let (shared, spec, dir) = (Arc::clone(&self.shared), self.spec.clone(), self.dir.clone());
+        let (ready, sources, incarnation) = (Arc::clone(ready), sources.clone(), self.call.incarnation);
+        let made = tokio::task::spawn_blocking(move || {
+            let start = super::boot::cold(&sources);
+            let spec = vmm::make_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start)?;
+            Ok(crate::platform::platform(&ready.vmm_version, &spec))
+        });
+        made.await.map_err(join_failed)?
     }
 
     /// Between two steps: whether to go on.

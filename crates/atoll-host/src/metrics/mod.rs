@@ -8,10 +8,11 @@
 
 pub(crate) mod file;
 mod process;
+pub(crate) mod sampling;
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -94,6 +95,17 @@ impl Metrics {
             guest_disk_bytes: None,
         });
         keep(target, series, &joined);
+    }
+
+    /// Closes what is incomplete of a sandbox that is sampled no more for now: its file is whole then.
+    pub(crate) fn close(&self, id: &SandboxId) {
+        self.flush(id);
+        held(&self.series).remove(id);
+    }
+
+    /// What the file of a sandbox that is not sampled holds. Blocks.
+    pub(crate) fn stored(dir: &Path) -> std::io::Result<Rings> {
+        PointFile::open(dir).map(|(_, rings)| rings)
     }
 
     fn of(&self, id: &SandboxId) -> Option<Arc<Mutex<Series>>> {

@@ -25,6 +25,20 @@ const FICLONE: libc::c_ulong = 0x4004_9409;
 /// # Errors
 /// When the diff is not what it must be (the output is worthless then), or what the file system says.
 pub fn flatten(base: &File, diff: Option<(&File, Digest)>, memory: u64, out: &File) -> Result<Digest, KeeperError> {
+    flatten_while(base, diff, memory, out, &|| true)
+}
+
+/// The same, as long as `go_on` says so; it is asked between pieces.
+///
+/// # Errors
+/// As [`flatten`], and [`KeeperError::CalledOff`].
+pub fn flatten_while(
+    base: &File,
+    diff: Option<(&File, Digest)>,
+    memory: u64,
+    out: &File,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Digest, KeeperError> {
     let length = base.metadata().map_err(KeeperError::step("read the memory base"))?.len();
     if length != memory {
         return Err(KeeperError::Diff(format!("its base has {length} bytes, the memory {memory}")));
@@ -32,12 +46,17 @@ pub fn flatten(base: &File, diff: Option<(&File, Digest)>, memory: u64, out: &Fi
     let reader = diff.map(|(file, digest)| Ok::<_, KeeperError>((Reader::open(file, memory)?, digest))).transpose()?;
     if !clone_whole(base, out) {
         out.set_len(0).and_then(|()| out.set_len(memory)).map_err(KeeperError::step("size the new base"))?;
-        copy_data(base, out)?;
+        copy_data_while(base, out, go_on)?;
     }
     if let Some((reader, digest)) = reader {
-        reader.stream(Some(digest), |offset, piece| match piece {
-            Piece::Data(bytes) => out.write_all_at(bytes, offset).map_err(KeeperError::step("write the new base")),
-            Piece::Zero(bytes) => punch(out, offset, bytes),
+        reader.stream(Some(digest), |offset, piece| {
+            if !go_on() {
+                return Err(KeeperError::CalledOff);
+            }
+            match piece {
+                Piece::Data(bytes) => out.write_all_at(bytes, offset).map_err(KeeperError::step("write the new base")),
+                Piece::Zero(bytes) => punch(out, offset, bytes),
+            }
         })?;
     }
     out.sync_all().map_err(KeeperError::step("put the new base on disk"))?;
@@ -52,6 +71,10 @@ fn clone_whole(from: &File, to: &File) -> bool {
 
 /// Copies what is not a hole, at the same offsets.
 pub(super) fn copy_data(from: &File, to: &File) -> Result<(), KeeperError> {
+    copy_data_while(from, to, &|| true)
+}
+
+fn copy_data_while(from: &File, to: &File, go_on: &dyn Fn() -> bool) -> Result<(), KeeperError> {
     let mut offset: i64 = 0;
     loop {
         let start = match lseek64(from, offset, Whence::SeekData) {
@@ -61,14 +84,17 @@ pub(super) fn copy_data(from: &File, to: &File) -> Result<(), KeeperError> {
         };
         offset =
             lseek64(from, start, Whence::SeekHole).map_err(KeeperError::errno("find the holes of the memory base"))?;
-        copy_range(from, to, start.unsigned_abs(), offset.unsigned_abs())?;
+        copy_range(from, to, start.unsigned_abs(), offset.unsigned_abs(), go_on)?;
     }
 }
 
-fn copy_range(from: &File, to: &File, start: u64, end: u64) -> Result<(), KeeperError> {
+fn copy_range(from: &File, to: &File, start: u64, end: u64, go_on: &dyn Fn() -> bool) -> Result<(), KeeperError> {
     let mut at = start;
     let mut buffer = vec![0; COPY];
     while at < end {
+        if !go_on() {
+            return Err(KeeperError::CalledOff);
+        }
         let piece = &mut buffer[..usize::try_from(end - at).unwrap_or(COPY).min(COPY)];
         from.read_exact_at(piece, at).map_err(KeeperError::step("read the memory base"))?;
         to.write_all_at(piece, at).map_err(KeeperError::step("copy the memory base"))?;

@@ -8,9 +8,12 @@
 use atoll_control::ports::HostDriver;
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, SandboxFacts, SandboxSecrets,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode, ResumeSandbox,
+    SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use atoll_host::HostAgent;
 use futures_util::FutureExt as _;
@@ -28,6 +31,43 @@ impl HostDriver for InProcess {
 
     fn destroy(&self, call: Call, id: SandboxId) -> BoxFuture<'_, Result<Destroyed, HostError>> {
         self.0.destroy(call, id).boxed()
+    }
+
+    fn pause(&self, call: Call, id: SandboxId, mode: PauseMode) -> BoxFuture<'_, Result<Paused, HostError>> {
+        self.0.pause(call, id, mode).boxed()
+    }
+
+    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
+        self.0.resume(call, id, request).boxed()
+    }
+
+    fn make_template(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: MakeTemplate,
+    ) -> BoxFuture<'_, Result<TemplateFacts, HostError>> {
+        self.0.make_template(call, id, request).boxed()
+    }
+
+    fn drop_template(&self, template: String) -> BoxFuture<'_, Result<(), HostError>> {
+        self.0.drop_template(template).boxed()
+    }
+
+    fn templates(&self) -> BoxFuture<'_, Result<Vec<String>, HostError>> {
+        ready(Ok(self.0.templates())).boxed()
+    }
+
+    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
+        async move { self.0.set_lifetime(&id, lifetime).await }.boxed()
+    }
+
+    fn touch(&self, ids: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>> {
+        async move {
+            self.0.touch(&ids).await;
+            Ok(())
+        }
+        .boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>> {
@@ -59,11 +99,11 @@ impl HostDriver for InProcess {
     }
 
     fn metrics(&self, id: SandboxId, tier: Tier) -> BoxFuture<'_, Result<Vec<Point>, HostError>> {
-        ready(self.0.metrics(&id, tier)).boxed()
+        async move { self.0.metrics(&id, tier).await }.boxed()
     }
 
     fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>> {
-        ready(self.0.flush_metrics(&id)).boxed()
+        async move { self.0.flush_metrics(&id).await }.boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {

@@ -17,22 +17,9 @@ use crate::embedded;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
-    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let dir = tempfile::Builder::new().prefix("atoll-e2e-").tempdir().unwrap();
     let root = dir.path().join("data");
-    let (data, lock) = DataDir::open(&root).unwrap();
-    let instance = data.instance().unwrap();
-    let explicit = std::env::var_os("ATOLL_CACHE").map(std::path::PathBuf::from);
-    let config = HostConfig {
-        data: root.clone(),
-        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
-        keeper: embedded::KEEPER,
-        guest: embedded::GUEST,
-        address_pool: None,
-        accelerator: AcceleratorChoice::Auto,
-        progress: Arc::new(Silent),
-    };
-    let agent = HostAgent::start(config, data, lock).await.unwrap();
+    let (agent, instance) = start(&root).await;
     let driver: Driver = Arc::new(InProcess(agent.clone()));
     // In a task, so that a rule that is broken leaves no VM behind.
     let outcome = tokio::spawn(suite(driver, agent.clone())).await;
@@ -40,6 +27,24 @@ async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
     let left = atoll_host::remains(&instance, &root, &[]);
     outcome.unwrap();
     assert!(left.is_empty(), "{left:#?}");
+}
+
+/// An agent of this process on a data directory.
+pub(crate) async fn start(root: &std::path::Path) -> (HostAgent, atoll_domain::InstanceId) {
+    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
+    let (data, lock) = DataDir::open(root).unwrap();
+    let instance = data.instance().unwrap();
+    let explicit = std::env::var_os("ATOLL_CACHE").map(std::path::PathBuf::from);
+    let config = HostConfig {
+        data: root.to_owned(),
+        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
+        keeper: embedded::KEEPER,
+        guest: embedded::GUEST,
+        address_pool: None,
+        accelerator: AcceleratorChoice::Auto,
+        progress: Arc::new(Silent),
+    };
+    (HostAgent::start(config, data, lock).await.unwrap(), instance)
 }
 
 async fn suite(driver: Driver, agent: HostAgent) {

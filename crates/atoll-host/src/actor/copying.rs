@@ -1,0 +1,267 @@
+//! Making a snapshot template of a sandbox.
+//!
+//! How it works: a template is an object: device state, flat memory, disk, manifest. Of a running sandbox, user code is frozen (its
+//! agent has five seconds for that, or the sandbox runs on and this is `AgentBusy`), the VM stands still while its changed pages
+//! are read and its disk is copied (by reflink; by its data where the file system has none), then it goes on and the rest is done
+//! beside it. Of a paused one, what is kept is copied. A step holds the object until it is whole; then the template does.
+//!
+//! Deliberately absent: names; the control plane has them.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_domain::host::{HostError, MakeTemplate, TemplateFacts};
+use atoll_domain::objects::{Holder, ObjectId};
+use atoll_domain::snapshot::{Digest, FORMAT, MemoryReason, Manifest, Part, Parts, Platform};
+use atoll_guest_client::PrepareRequest;
+use atoll_keeper::client::{DIFF_FILE, SnapshotFiles};
+use atoll_keeper::memory::Digest as KeeperDigest;
+use atoll_keeper::memory::flatten::flatten;
+use atoll_keeper::protocol::{Event, Snapshot, Then};
+use tokio::time::timeout;
+
+use super::flattening::Flattening;
+use super::vmm::{self, Alive};
+use super::work::{Context, Finished};
+use super::{exit_reason, pausing};
+use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
+use crate::generation::{self, EMPTY_BASE};
+use crate::journal::{Base, Kept, Sources};
+use crate::objects::{self, DISK, MEMORY, SOURCES, STATE};
+use crate::{Step, admission};
+
+/// How long an agent may take to freeze user code.
+const FREEZE: Duration = Duration::from_secs(5);
+
+/// What came of it.
+pub(super) struct CopyOutcome {
+    pub(super) alive: Option<Box<Alive>>,
+    pub(super) result: Result<TemplateFacts, HostError>,
+    /// Why the VM is gone, if it is.
+    pub(super) ended: Option<String>,
+}
+
+/// Of a running sandbox, which runs on.
+pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: MakeTemplate) -> Finished {
+    let result = once(&context, &order, async |object, path| {
+        let (sources, taken, stood_still) = take(&context, &mut alive, path).await?;
+        let ready = context.shared.ready().await?;
+        let parts = Raw {
+            platform: context.platform(&ready, &sources).await?,
+            state: Part { bytes: taken.state_bytes, digest: Digest(taken.state_digest.0) },
+            diff: Some((path.join(DIFF_FILE), Digest(taken.diff_digest.0))),
+            sources,
+        };
+        let bytes = finish(&context, &object, path, Some(parts), None).await?;
+        Ok((bytes, stood_still))
+    })
+    .await;
+    let mut ended = None;
+    let vm = alive.vm();
+    if result.is_err() {
+        ended = pausing::go_on(&context, &vm).await.err();
+    } else if let Ok(state) = vm.keeper.state().await {
+        ended = state.exited.map(exit_reason);
+    }
+    Finished::Copied(CopyOutcome { alive: Some(alive), result, ended })
+}
+
+/// Of a paused one, which stays so.
+pub(super) async fn of_paused(
+    context: Context,
+    mut kept: Kept,
+    order: MakeTemplate,
+    flattening: Flattening,
+) -> Finished {
+    flattening.stop_for(&mut kept).await;
+    let result = once(&context, &order, async |object, path| {
+        if !kept.paused.quiesced {
+            return Err(HostError::Unquiesced);
+        }
+        let generation = kept.paused.generation.clone().ok_or(HostError::MemoryUnusable(MemoryReason::DiskOnly))?;
+        let (shared, dir, to) = (context.shared.clone(), context.dir.clone(), path.to_owned());
+        let copied = tokio::task::spawn_blocking(move || {
+            let manifest = generation::manifest(&dir, &generation, &shared.signer)?;
+            let from = generation::path(&dir, &generation);
+            atoll_disk::copy_disk(&from.join(STATE), &to.join(STATE)).map_err(from_disk)?;
+            atoll_disk::copy_disk(&dir.join("cow.raw"), &to.join(DISK)).map_err(from_disk)?;
+            Ok::<_, HostError>((manifest, from))
+        });
+        let (manifest, from) = copied.await.map_err(join_failed)??;
+        let none = || HostError::Damaged("the manifest names no device state".into());
+        let parts = Raw {
+            platform: manifest.platform.clone(),
+            state: manifest.parts.state.ok_or_else(none)?,
+            diff: manifest.parts.memory_diff.filter(|_| kept.diff).map(|part| (from.join(DIFF_FILE), part.digest)),
+            sources: kept.sources.clone(),
+        };
+        let bytes = finish(&context, &object, path, Some(parts), None).await?;
+        Ok((bytes, 0))
+    })
+    .await;
+    Finished::Copied(CopyOutcome { alive: None, result, ended: None })
+}
+
+/// Runs `fill` on a fresh object, which becomes the template if that ends well. One that is there already is answered.
+async fn once(
+    context: &Context,
+    order: &MakeTemplate,
+    fill: impl AsyncFnOnce(ObjectId, &Path) -> Result<(u64, u64), HostError>,
+) -> Result<TemplateFacts, HostError> {
+    let shared = &context.shared;
+    let facts = |bytes, stood_still_micros| TemplateFacts {
+        template: order.template.clone(),
+        shape: context.spec.shape,
+        bytes,
+        stood_still_micros,
+    };
+    let template = Holder::Template { id: order.template.clone() };
+    if let Some(id) = shared.objects.of(&template) {
+        return Ok(facts(objects::allocated(&shared.objects.path(&id))?, 0));
+    }
+    let permit = async {
+        let permit = shared.pauses.acquire().await;
+        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+    };
+    let _permit = context.or_cancelled(permit).await?;
+    admission::check_pause(shared.data.root(), context.spec.shape)?;
+    let step = Holder::Step { id: order.template.clone() };
+    let (shared, holder) = (Arc::clone(shared), step.clone());
+    let made = tokio::task::spawn_blocking(move || shared.objects.make(holder));
+    let (object, path) = made.await.map_err(join_failed)??;
+    let filled = fill(object.clone(), &path).await;
+    let shared = Arc::clone(&context.shared);
+    let settled = tokio::task::spawn_blocking(move || {
+        let held = filled.and_then(|figures| shared.objects.hold(&object, template).map(|()| figures));
+        shared.objects.release(&step).map_err(|e| failed(&e))?;
+        held
+    });
+    let (bytes, stood_still) = settled.await.map_err(join_failed)??;
+    Ok(facts(bytes, stood_still))
+}
+
+/// Freezes, takes the snapshot and copies the disk while the VM stands still; answers for how many microseconds it did.
+async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sources, Snapshot, u64), HostError> {
+    let sources = pausing::sources(context).await?;
+    let vm = alive.vm();
+    let agent = vmm::agent(&vm.sockets, context.secrets.as_deref());
+    let timeout_ms = u64::try_from(FREEZE.as_millis()).unwrap_or(u64::MAX);
+    let request = PrepareRequest { sync: false, freeze: true, timeout_ms };
+    match timeout(FREEZE, agent.prepare_snapshot(&request)).await {
+        Ok(Ok(prepared)) if prepared.frozen => {}
+        Ok(Ok(_)) => return Err(HostError::Unquiesced),
+        _ => return Err(HostError::AgentBusy),
+    }
+    let to = path.to_owned();
+    let files = tokio::task::spawn_blocking(move || SnapshotFiles::create(&to).map_err(from_client));
+    let files = files.await.map_err(join_failed)??;
+    let begun = Instant::now();
+    let mut stood_still = None;
+    Step::Snapshot.before();
+    let taking = vm.keeper.snapshot(files, Then::Stay);
+    tokio::pin!(taking);
+    let taken = loop {
+        tokio::select! {
+            taken = &mut taking => break taken.map_err(from_client)?,
+            event = alive.events.recv(), if stood_still.is_none() => match event {
+                Some(Event::Captured) => {
+                    copy_disk(context, path).await?;
+                    vm.keeper.resume().await.map_err(from_client)?;
+                    stood_still = Some(begun.elapsed());
+                    agent.unfreeze().await.map_err(|e| failed(&e))?;
+                }
+                Some(_) => {}
+                None => return Err(HostError::WrongState { state: "stopped".into() }),
+            },
+        }
+    };
+    Step::Snapshot.after();
+    let none = || HostError::Failed("the keeper did not say that it had read the memory".into());
+    let stood_still = stood_still.ok_or_else(none)?;
+    Ok((sources, taken, u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX)))
+}
+
+async fn copy_disk(context: &Context, path: &Path) -> Result<(), HostError> {
+    let (from, to) = (context.dir.join("cow.raw"), path.join(DISK));
+    let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk(&from, &to).map_err(from_disk));
+    copied.await.map_err(join_failed)?.map(drop)
+}
+
+/// What an object is made of, before its memory is flat.
+pub(super) struct Raw {
+    pub(super) platform: Platform,
+    pub(super) state: Part,
+    pub(super) diff: Option<(std::path::PathBuf, Digest)>,
+    pub(super) sources: Sources,
+}
+
+/// Flattens the memory, writes sources and manifest; everything is on disk when this answers the allocated bytes. `token` is the
+/// agent's, when it has one that is not the sandbox's own.
+pub(super) async fn finish(
+    context: &Context,
+    object: &ObjectId,
+    path: &Path,
+    parts: Option<Raw>,
+    template: Option<String>,
+) -> Result<u64, HostError> {
+    let none = || HostError::Failed("there is nothing to make an object of".into());
+    let parts = parts.ok_or_else(none)?;
+    let (shared, dir, path, object) = (context.shared.clone(), context.dir.clone(), path.to_owned(), object.clone());
+    let (shape, template) = (context.spec.shape, template.unwrap_or_else(|| context.spec.template.clone()));
+    let memory = u64::from(shape.memory_mb) << 20;
+    let finished = tokio::task::spawn_blocking(move || {
+        let base = match &parts.sources.base {
+            Base::Empty => dir.join(EMPTY_BASE),
+            Base::Own { file, .. } => dir.join(file),
+            Base::Object { id } => shared.objects.path(id).join(MEMORY),
+        };
+        let digest = flat(&base, parts.diff.as_ref(), memory, &path.join(MEMORY))?;
+        // A running sandbox's diff lies in the object itself and is of no use any more.
+        let _ = std::fs::remove_file(path.join(DIFF_FILE));
+        let (disk, bytes) = atoll_disk::disk_digest(&path.join(DISK)).map_err(from_disk)?;
+        let sources = Sources { base: Base::Object { id: object.clone() }, ..parts.sources };
+        let write = || {
+            let text = serde_json::to_vec(&sources)?;
+            crate::data_dir::replace(&path.join(SOURCES), &text, 0o600)
+        };
+        write().map_err(|e| failed(&e))?;
+        let manifest = Manifest {
+            format: FORMAT,
+            id: object.0.clone(),
+            created_at: crate::clock::now().wall,
+            shape,
+            template,
+            platform: parts.platform,
+            origin: sources.origin,
+            parts: Parts {
+                state: Some(parts.state),
+                memory_base: Some(Part { bytes: memory, digest: Digest(digest.0) }),
+                memory_diff: None,
+                disk: Some(Part { bytes, digest: Digest(disk) }),
+            },
+            quiesced: true,
+            copyable: true,
+            key: shared.signer.id().to_owned(),
+        };
+        generation::seal(&path, &manifest, &shared.signer).map_err(|e| failed(&e))?;
+        objects::allocated(&path)
+    });
+    finished.await.map_err(join_failed)?
+}
+
+fn flat(
+    base: &Path,
+    diff: Option<&(std::path::PathBuf, Digest)>,
+    memory: u64,
+    to: &Path,
+) -> Result<KeeperDigest, HostError> {
+    let open = |path: &Path| File::open(path).map_err(|e| failed(&e));
+    let base = open(base)?;
+    let diff = diff.map(|(path, digest)| Ok::<_, HostError>((open(path)?, KeeperDigest(digest.0)))).transpose()?;
+    let mut options = std::fs::OpenOptions::new();
+    let out = options.read(true).write(true).create_new(true).mode(0o600).open(to).map_err(|e| failed(&e))?;
+    flatten(&base, diff.as_ref().map(|(file, digest)| (file, *digest)), memory, &out).map_err(from_keeper)
+}

@@ -1,0 +1,200 @@
+//! Making base and diff of a paused sandbox into a new base, while nobody waits for it.
+//!
+//! How it works: the first pause of a sandbox writes all that its guest ever touched; from then on a pause is to cost what changed. So when
+//! a sandbox is paused, a blocking thread lays the diff over the base into a new file, which counts once the journal says so;
+//! then diff and old base go. A resume that comes before calls it off within a piece and restores base and diff.
+//!
+//! Deliberately absent: deciding whether it is worth it (`atoll_domain::snapshot::wants_flattening`).
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use atoll_domain::host::HostError;
+use atoll_domain::snapshot::{Digest as DomainDigest, wants_flattening};
+use atoll_domain::{SandboxId, Shape};
+use atoll_keeper::KeeperError;
+use atoll_keeper::memory::Digest;
+use atoll_keeper::memory::flatten::flatten_while;
+use tokio::task::JoinHandle;
+
+use super::Actor;
+use crate::error::{failed, from_keeper};
+use crate::generation::{self, BASE_PREFIX, EMPTY_BASE};
+use crate::journal::{Base, Entry, Journal, Kept};
+use crate::objects::MEMORY;
+use crate::shared::Shared;
+
+type Flat = Result<Option<Base>, HostError>;
+
+/// A flattening under way, or none.
+pub(super) struct Flattening {
+    handle: Option<JoinHandle<Flat>>,
+    called_off: Arc<AtomicBool>,
+}
+
+impl Flattening {
+    pub(super) fn none() -> Self {
+        Self { handle: None, called_off: Arc::default() }
+    }
+
+    /// Begins if it is worth it.
+    pub(super) fn begin(shared: &Arc<Shared>, dir: &Path, shape: Shape, kept: &Kept) -> Self {
+        let memory = u64::from(shape.memory_mb) << 20;
+        let is_empty = kept.sources.base == Base::Empty;
+        let wanted = kept.diff && wants_flattening(is_empty, kept.paused.bytes, memory);
+        let Some(generation) = kept.paused.generation.clone().filter(|_| wanted) else { return Self::none() };
+        let called_off = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            shared: Arc::clone(shared),
+            dir: dir.to_owned(),
+            memory,
+            generation,
+            base: kept.sources.base.clone(),
+            called_off: Arc::clone(&called_off),
+        };
+        Self { handle: Some(tokio::task::spawn_blocking(move || job.run())), called_off }
+    }
+
+    /// Ends with what came of it; never, while there is none.
+    pub(super) async fn done(&mut self) -> Option<Base> {
+        let Some(handle) = &mut self.handle else { return std::future::pending().await };
+        let outcome = handle.await;
+        self.handle = None;
+        outcome_of(outcome)
+    }
+
+    /// Calls it off and answers the new base if it was ready before.
+    pub(super) async fn stop(&mut self) -> Option<Base> {
+        self.called_off.store(true, Ordering::SeqCst);
+        let handle = self.handle.take()?;
+        outcome_of(handle.await)
+    }
+
+    /// Calls it off, and takes over what was ready before.
+    pub(super) async fn stop_for(mut self, kept: &mut Kept) {
+        if let Some(base) = self.stop().await {
+            kept.sources.base = base;
+            kept.diff = false;
+        }
+    }
+}
+
+fn outcome_of(outcome: Result<Flat, tokio::task::JoinError>) -> Option<Base> {
+    match outcome {
+        Ok(Ok(base)) => base,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a paused sandbox's memory could not be flattened; its next resume takes longer");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "a flattening did not end well");
+            None
+        }
+    }
+}
+
+struct Job {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    memory: u64,
+    generation: String,
+    base: Base,
+    called_off: Arc<AtomicBool>,
+}
+
+impl Job {
+    fn run(self) -> Flat {
+        let name = format!("{BASE_PREFIX}{}.raw", generation::fresh_id()?);
+        let path = self.dir.join(&name);
+        let digest = match self.write(&path) {
+            Ok(digest) => digest,
+            Err(error) => {
+                // It may not be there yet; what stays is removed by the next tidying.
+                let _ = std::fs::remove_file(&path);
+                return if matches!(error, FlattenError::CalledOff) { Ok(None) } else { Err(error.into()) };
+            }
+        };
+        let base = Base::Own { file: name, digest };
+        let commit = || {
+            File::open(&self.dir)?.sync_all()?;
+            Journal::open(&self.dir)?.write(&Entry::Flattened { base: base.clone() })?;
+            // What is not needed any more. A crash before this leaves it to the next tidying.
+            generation::tidy(&self.dir, Some(&self.generation), Some(&base))?;
+            std::fs::remove_file(generation::path(&self.dir, &self.generation).join("diff"))
+        };
+        commit().map_err(|e| failed(&e))?;
+        if matches!(self.base, Base::Object { .. }) {
+            let id = self.dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<SandboxId>().ok());
+            if let Some(id) = id {
+                self.shared.objects.release(&self.shared.rests(&id)).map_err(|e| failed(&e))?;
+            }
+        }
+        Ok(Some(base))
+    }
+
+    fn write(&self, path: &Path) -> Result<DomainDigest, FlattenError> {
+        let base = match &self.base {
+            Base::Empty => self.dir.join(EMPTY_BASE),
+            Base::Own { file, .. } => self.dir.join(file),
+            Base::Object { id } => self.shared.objects.path(id).join(MEMORY),
+        };
+        let manifest = generation::manifest(&self.dir, &self.generation, &self.shared.signer)?;
+        let none = || HostError::Damaged("the manifest names no memory".into());
+        let expected = Digest(manifest.parts.memory_diff.ok_or_else(none)?.digest.0);
+        let base = File::open(base)?;
+        let diff = File::open(generation::path(&self.dir, &self.generation).join("diff"))?;
+        let out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let go_on = || !self.called_off.load(Ordering::SeqCst);
+        let digest = flatten_while(&base, Some((&diff, expected)), self.memory, &out, &go_on)?;
+        if go_on() { Ok(DomainDigest(digest.0)) } else { Err(FlattenError::CalledOff) }
+    }
+}
+
+/// Why there is no new base.
+enum FlattenError {
+    CalledOff,
+    Host(HostError),
+}
+
+impl From<FlattenError> for HostError {
+    fn from(error: FlattenError) -> Self {
+        match error {
+            FlattenError::CalledOff => Self::WrongState { state: "called off".into() },
+            FlattenError::Host(error) => error,
+        }
+    }
+}
+
+impl From<HostError> for FlattenError {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl From<std::io::Error> for FlattenError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Host(failed(&error))
+    }
+}
+
+impl From<KeeperError> for FlattenError {
+    fn from(error: KeeperError) -> Self {
+        match error {
+            KeeperError::CalledOff => Self::CalledOff,
+            other => Self::Host(from_keeper(other)),
+        }
+    }
+}
+
+impl Actor {
+    /// The paused sandbox's base was made anew.
+    pub(super) fn flattened(&mut self, base: Option<Base>) {
+        if let (Some(base), Some(kept)) = (base, &mut self.kept) {
+            kept.sources.base = base;
+            kept.diff = false;
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! How long a sandbox may run without being asked for.
+//!
+//! How it works: `atoll_domain::ttl` says when its time is over; this is the timer that an actor waits on while its sandbox runs. The
+//! last use is kept as the time of a file in the sandbox's directory, so that the next Atoll goes on with it; a crash loses at
+//! most a few seconds of it. A pause that failed is tried again after a minute.
+//!
+//! Deliberately absent: what counts as a use: the control plane says so.
+
+use std::fs::{File, FileTimes};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use atoll_domain::actor::Event;
+use atoll_domain::host::HostError;
+use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
+
+use super::Actor;
+use crate::clock;
+use crate::journal::{Entry, History};
+
+const FILE: &str = "used";
+/// How often a use is written down at most.
+const WRITE_EVERY_MS: u64 = 5_000;
+const RETRY_MS: u64 = 60_000;
+/// A sleep is cut into pieces, because the runtime's clock stands still while the machine sleeps.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// The limits of one sandbox.
+pub(super) struct Limits {
+    timer: Timer,
+    written: u64,
+    /// Not before then, after a pause that failed.
+    not_before: u64,
+}
+
+impl Limits {
+    pub(super) fn new(lifetime: Lifetime) -> Self {
+        Self { timer: Timer::begin(lifetime, clock::now()), written: 0, not_before: 0 }
+    }
+
+    /// A life begins.
+    pub(super) fn begin(&mut self) {
+        self.timer = Timer::begin(self.timer.lifetime(), clock::now());
+        (self.written, self.not_before) = (0, 0);
+    }
+
+    /// A life goes on that an earlier Atoll watched.
+    pub(super) fn go_on(&mut self, dir: &Path) {
+        let now = clock::now();
+        let born = History::read(dir).ok().and_then(|history| history.running().map(|processes| processes.at));
+        let born = born.filter(|at| *at > 0).unwrap_or(now.wall);
+        let used = std::fs::metadata(dir.join(FILE)).and_then(|meta| meta.modified());
+        let used = used.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let used = used.and_then(|at| i64::try_from(at.as_micros()).ok()).unwrap_or(born);
+        self.timer = Timer::go_on(self.timer.lifetime(), born, used, now);
+    }
+
+    /// It was used.
+    pub(super) fn used(&mut self, dir: &Path) {
+        let steady = clock::steady();
+        self.timer.used(steady);
+        if steady.saturating_sub(self.written) >= WRITE_EVERY_MS {
+            self.written = steady;
+            let times = FileTimes::new().set_modified(SystemTime::now());
+            let touched = File::create(dir.join(FILE)).and_then(|file| file.set_times(times));
+            if let Err(error) = touched {
+                tracing::debug!(%error, "a use could not be written down");
+            }
+        }
+    }
+
+    pub(super) fn pause_failed(&mut self) {
+        self.not_before = clock::steady() + RETRY_MS;
+    }
+
+    /// Ends when the time is over.
+    pub(super) async fn over(&self) {
+        loop {
+            let Some(due) = self.timer.due() else { return std::future::pending().await };
+            let now = clock::steady();
+            let at = due.at.max(self.not_before);
+            if at <= now {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(at - now).min(LONGEST)).await;
+        }
+    }
+}
+
+impl Actor {
+    /// What the sandbox's owner wants to happen now.
+    pub(super) fn time_is_over(&mut self) -> Option<Event> {
+        let lifetime = self.limits.timer.lifetime();
+        let cause = self.limits.timer.expired(clock::steady())?;
+        tracing::info!(sandbox.id = %self.id(), cause = cause.as_str(), "a sandbox's time is over");
+        match lifetime.on_expiry {
+            OnExpiry::Pause => {
+                self.waiting.pause_for(cause);
+                Some(Event::Pause)
+            }
+            OnExpiry::Destroy => {
+                self.reason = cause.as_str().into();
+                self.ended = true;
+                Some(Event::Destroy)
+            }
+        }
+    }
+
+    pub(super) async fn set_lifetime(&mut self, lifetime: Lifetime) -> Result<(), HostError> {
+        self.context().journal(Entry::Lifetime(lifetime)).await?;
+        self.spec.lifetime = lifetime;
+        self.limits.timer.set(lifetime, clock::now());
+        self.limits.not_before = 0;
+        self.limits.used(&self.dir);
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! The calls about a sandbox's life: pause, resume, templates, limits, uses, metrics.
+//!
+//! How it works: each is a message to the sandbox's actor, and its answer; what is asked of a sandbox that is not there is `NotFound`.
+//!
+//! Deliberately absent: what an actor does.
+
+use atoll_domain::host::{
+    Call, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, TemplateFacts,
+};
+use atoll_domain::metrics::{Joined, Point, Rings, Tier};
+use atoll_domain::objects::Holder;
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
+use atoll_domain::SandboxId;
+use tokio::sync::oneshot;
+
+use crate::HostAgent;
+use crate::actor::{Message, Reply};
+use crate::error::{failed, join_failed};
+use crate::metrics::Metrics;
+
+impl HostAgent {
+    async fn ask<T>(&self, id: &SandboxId, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, HostError> {
+        let handle = self.handle(id).ok_or(HostError::NotFound)?;
+        let (reply, answer) = oneshot::channel();
+        let gone = || match self.handle(id) {
+            None => HostError::NotFound,
+            Some(_) => HostError::Unavailable("the host agent is stopping".into()),
+        };
+        handle.mailbox.send(message(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Puts a running sandbox on the disk; answers when no VM of it is left.
+    ///
+    /// # Errors
+    /// No such sandbox, a state in which that cannot be, no space, or an agent that does not write the disk back (mode `disk`).
+    pub async fn pause(&self, call: Call, id: SandboxId, mode: PauseMode) -> Result<Paused, HostError> {
+        self.ask(&id, |reply| Message::Pause { call: Some(call), mode, reply }).await
+    }
+
+    /// The same by the host itself: the event stream tells of it.
+    pub(crate) async fn pause_by_host(&self, id: &SandboxId) -> Result<Paused, HostError> {
+        self.ask(id, |reply| Message::Pause { call: None, mode: PauseMode::Memory, reply }).await
+    }
+
+    /// Lets a paused sandbox go on; answers when its agent does.
+    ///
+    /// # Errors
+    /// No such sandbox, a state in which that cannot be, memory that cannot be used here, or damage.
+    pub async fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> Result<SandboxFacts, HostError> {
+        self.ask(&id, |reply| Message::Resume { call, request, reply }).await
+    }
+
+    /// Makes a snapshot template of a running or paused sandbox.
+    ///
+    /// # Errors
+    /// No such sandbox, a state in which that cannot be, no space, an agent that is busy.
+    pub async fn make_template(
+        &self,
+        _call: Call,
+        id: SandboxId,
+        request: MakeTemplate,
+    ) -> Result<TemplateFacts, HostError> {
+        self.ask(&id, |reply| Message::Copy { request, reply }).await
+    }
+
+    /// Drops a template; its files go with the last that rests on them.
+    ///
+    /// # Errors
+    /// What could not be removed; the template is dropped all the same, and the next start tries again.
+    pub async fn drop_template(&self, template: String) -> Result<(), HostError> {
+        let objects = self.shared.objects.clone();
+        let dropped = tokio::task::spawn_blocking(move || objects.release(&Holder::Template { id: template }));
+        dropped.await.map_err(join_failed)?.map_err(|e| failed(&e))
+    }
+
+    /// The ids of all templates.
+    pub fn templates(&self) -> Vec<String> {
+        let id = |holder| match holder {
+            Holder::Template { id } => Some(id),
+            _ => None,
+        };
+        self.shared.objects.holders().into_iter().filter_map(id).collect()
+    }
+
+    /// Gives a sandbox new limits.
+    ///
+    /// # Errors
+    /// No such sandbox, or a journal that cannot be written.
+    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
+        self.ask(id, |reply| Message::Lifetime(lifetime, reply)).await
+    }
+
+    /// Says that sandboxes were used.
+    pub async fn touch(&self, ids: &[SandboxId]) {
+        for handle in ids.iter().filter_map(|id| self.handle(id)) {
+            // Its actor has ended, so there is nothing to use.
+            let _ = handle.mailbox.send(Message::Used).await;
+        }
+    }
+
+    /// What a sandbox used, at one resolution.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub async fn metrics(&self, id: &SandboxId, tier: Tier) -> Result<Vec<Point>, HostError> {
+        match self.stored(id).await? {
+            Some(rings) => Ok(rings.points(tier)),
+            None => Ok(self.shared.metrics.points(id, tier)),
+        }
+    }
+
+    /// Everything that a sandbox used, at all resolutions, with what was incomplete closed; the sampling goes on.
+    ///
+    /// # Errors
+    /// [`HostError::NotFound`].
+    pub async fn flush_metrics(&self, id: &SandboxId) -> Result<Vec<Joined>, HostError> {
+        match self.stored(id).await? {
+            Some(rings) => Ok(rings.all()),
+            None => Ok(self.shared.metrics.flush(id)),
+        }
+    }
+
+    /// What is on disk of a sandbox that is not sampled at present.
+    async fn stored(&self, id: &SandboxId) -> Result<Option<Rings>, HostError> {
+        let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
+        if facts.state != HostSandboxState::Paused {
+            return Ok(None);
+        }
+        let dir = std::path::PathBuf::from(facts.directory);
+        let read = tokio::task::spawn_blocking(move || Metrics::stored(&dir)).await.map_err(join_failed)?;
+        read.map(Some).map_err(|e| failed(&e))
+    }
+}

@@ -1,0 +1,255 @@
+//! The immutable files that several sandboxes rest on: `objects/<id>/` in the data directory.
+//!
+//! How it works: an object is a whole snapshot (signed manifest, device state, flat memory image, disk) that nobody writes to again.
+//! `atoll_domain::objects` says who rests on it; what happens is a line in `objects/journal`, on disk before the step. The
+//! memory image is loaded into a write-sealed memfd for the first VM that starts from it, its digest checked on the way, and stays
+//! there as long as any VM's start needs it; a keeper that has one gives it back after a restart of Atoll.
+//!
+//! Deliberately absent: who drops what when (the actors, goldens and templates).
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use atoll_domain::host::HostError;
+use atoll_domain::objects::{Entry, Holder, Ledger, ObjectId};
+use atoll_domain::snapshot::{Digest, Manifest};
+use atoll_keeper::memory::base::{is_sealed, seal};
+use atoll_keeper::memory::digest_of;
+
+use crate::StartError;
+use crate::Step;
+use crate::error::{failed, from_keeper, join_failed};
+use crate::generation::{self, MANIFEST};
+use crate::journal::append_whole;
+use crate::signing::Signer;
+
+/// The names of an object's files.
+pub(crate) const STATE: &str = "state";
+pub(crate) const MEMORY: &str = "memory.raw";
+pub(crate) const DISK: &str = "disk.raw";
+/// What its VM was started from: paths of this host, for a VM that is started from the object.
+pub(crate) const SOURCES: &str = "sources.json";
+
+const JOURNAL: &str = "journal";
+
+#[derive(Debug)]
+struct Book {
+    ledger: Ledger,
+    journal: File,
+}
+
+/// All objects of an instance.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    root: PathBuf,
+    signer: Arc<Signer>,
+    book: Mutex<Book>,
+    /// Memory images that are loaded. The async lock is held while one is loaded, so that it is loaded once.
+    sealed: tokio::sync::Mutex<HashMap<ObjectId, Weak<File>>>,
+}
+
+impl Objects {
+    /// Reads the journal and removes what nobody rests on; `lives` says which holders still do.
+    pub(crate) fn open(
+        data: &Path,
+        signer: Arc<Signer>,
+        lives: impl Fn(&Holder) -> bool,
+    ) -> Result<Self, StartError> {
+        let root = data.join("objects");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&root)
+            .map_err(StartError::file("create", &root))?;
+        let path = root.join(JOURNAL);
+        let entries = read(&path).map_err(StartError::file("read", &path))?;
+        let journal = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let journal = journal.map_err(StartError::file("open", &path))?;
+        let book = Book { ledger: Ledger::read(entries), journal };
+        let objects = Self { root, signer, book: Mutex::new(book), sealed: tokio::sync::Mutex::default() };
+        let write = StartError::file("write", &path);
+        objects.settle(lives).map_err(write)?;
+        Ok(objects)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // A line is written before it is applied, so a panic leaves the ledger as the file has it, or one line behind.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, lives: impl Fn(&Holder) -> bool) -> io::Result<()> {
+        {
+            let mut book = self.book();
+            let lines = book.ledger.settle(lives);
+            book.write(lines)?;
+        }
+        self.remove_doomed()?;
+        // What no line tells of was cut off before it was announced, or after it was gone.
+        let known = |name: &str| self.book().ledger.has(&ObjectId(name.to_owned()));
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() && !entry.file_name().to_str().is_some_and(known) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an object's files are.
+    pub(crate) fn path(&self, id: &ObjectId) -> PathBuf {
+        self.root.join(&id.0)
+    }
+
+    /// Announces a new object for a holder and makes its directory. Blocks.
+    pub(crate) fn make(&self, holder: Holder) -> Result<(ObjectId, PathBuf), HostError> {
+        let id = ObjectId(generation::fresh_id()?);
+        let mut book = self.book();
+        let line = book.ledger.make(&id, holder).map_err(|e| failed(&e))?;
+        Step::ObjectMake.before();
+        book.write(vec![line]).map_err(|e| failed(&e))?;
+        let path = self.path(&id);
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(|e| failed(&e))?;
+        Step::ObjectMake.after();
+        Ok((id, path))
+    }
+
+    /// One more rests on an object. Blocks.
+    pub(crate) fn hold(&self, id: &ObjectId, holder: Holder) -> Result<(), HostError> {
+        let mut book = self.book();
+        let line = book.ledger.hold(id, holder).map_err(|e| HostError::Damaged(e.to_string()))?;
+        Step::ObjectHold.before();
+        book.write(vec![line]).map_err(|e| failed(&e))?;
+        Step::ObjectHold.after();
+        Ok(())
+    }
+
+    /// A holder lets go of everything; what nobody rests on any more is removed. Blocks.
+    pub(crate) fn release(&self, holder: &Holder) -> io::Result<()> {
+        {
+            let mut book = self.book();
+            let lines = book.ledger.release(holder);
+            if lines.is_empty() {
+                return Ok(());
+            }
+            Step::ObjectRelease.before();
+            book.write(lines)?;
+            Step::ObjectRelease.after();
+        }
+        self.remove_doomed()
+    }
+
+    fn remove_doomed(&self) -> io::Result<()> {
+        let doomed = self.book().ledger.doomed();
+        for object in doomed {
+            Step::ObjectRemove.before();
+            match fs::remove_dir_all(self.path(&object)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            self.book().write(vec![Entry::Gone { object }])?;
+            Step::ObjectRemove.after();
+        }
+        Ok(())
+    }
+
+    /// The object that a holder rests on, if there is one.
+    pub(crate) fn of(&self, holder: &Holder) -> Option<ObjectId> {
+        self.book().ledger.of(holder).into_iter().next()
+    }
+
+    /// Everybody who rests on anything.
+    pub(crate) fn holders(&self) -> Vec<Holder> {
+        self.book().ledger.everybody().into_iter().collect()
+    }
+
+    /// The signed manifest of an object. Blocks for a small file.
+    pub(crate) fn manifest(&self, id: &ObjectId) -> Result<Manifest, HostError> {
+        let read = self.signer.read(&self.path(id).join(MANIFEST));
+        read.map_err(|error| HostError::Damaged(error.to_string()))
+    }
+
+    /// What an object's memory image holds.
+    pub(crate) async fn base_digest(self: &Arc<Self>, id: &ObjectId) -> Result<Digest, HostError> {
+        let (objects, id) = (Arc::clone(self), id.clone());
+        let read = tokio::task::spawn_blocking(move || objects.manifest(&id)).await.map_err(join_failed)??;
+        let none = || HostError::Damaged("the manifest names no memory image".into());
+        read.parts.memory_base.map(|part| part.digest).ok_or_else(none)
+    }
+
+    /// The memory image of an object, loaded and write-sealed; its digest is checked when it is loaded.
+    pub(crate) async fn sealed_base(self: &Arc<Self>, id: &ObjectId) -> Result<Arc<File>, HostError> {
+        let mut sealed = self.sealed.lock().await;
+        if let Some(file) = sealed.get(id).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let expected = self.base_digest(id).await?;
+        let path = self.path(id).join(MEMORY);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let image = File::open(&path).map_err(|e| failed(&e))?;
+            let file = seal(&image).map_err(from_keeper)?;
+            // Of the sealed copy: nobody can change it after this look.
+            if digest_of(&file).map_err(from_keeper)?.0.0 != expected.0 {
+                return Err(HostError::Damaged("the memory image does not hold what it must".into()));
+            }
+            Ok(Arc::new(file))
+        });
+        let file = loaded.await.map_err(join_failed)??;
+        sealed.retain(|_, file| file.strong_count() > 0);
+        sealed.insert(id.clone(), Arc::downgrade(&file));
+        Ok(file)
+    }
+
+    /// Takes the sealed image that an adopted sandbox's keeper has, if none is loaded.
+    pub(crate) async fn adopt_base(&self, id: &ObjectId, file: File) -> Option<Arc<File>> {
+        if !is_sealed(&file) {
+            return None;
+        }
+        let mut sealed = self.sealed.lock().await;
+        if let Some(file) = sealed.get(id).and_then(Weak::upgrade) {
+            return Some(file);
+        }
+        let file = Arc::new(file);
+        sealed.insert(id.clone(), Arc::downgrade(&file));
+        Some(file)
+    }
+}
+
+impl Book {
+    fn write(&mut self, lines: Vec<Entry>) -> io::Result<()> {
+        for line in lines {
+            let mut text = serde_json::to_vec(&line)?;
+            text.push(b'\n');
+            append_whole(&mut self.journal, &text)?;
+            self.ledger.apply(line);
+        }
+        Ok(())
+    }
+}
+
+/// The journal's lines; a last one that a crash cut short announced nothing.
+fn read(path: &Path) -> io::Result<Vec<Entry>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let lines = text.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n"));
+    lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
+}
+
+/// Allocated bytes of an object's files.
+pub(crate) fn allocated(path: &Path) -> Result<u64, HostError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let sum = || {
+        let mut bytes = 0;
+        for entry in fs::read_dir(path)? {
+            bytes += entry?.metadata()?.blocks() * 512;
+        }
+        Ok::<_, io::Error>(bytes)
+    };
+    sum().map_err(|e| failed(&e))
+}

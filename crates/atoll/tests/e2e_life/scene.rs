@@ -1,0 +1,159 @@
+//! A host agent, and sandboxes with programs in them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_control::ports::HostDriver as _;
+use atoll_disk::{Cache, Silent};
+use atoll_domain::host::{Call, CreateSandbox, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts};
+use atoll_domain::record::Paused;
+use atoll_domain::{Incarnation, InstanceId, Network, SandboxId};
+use atoll_guest_client::{AGENT_PORT, AccessToken, Dial, DialFuture, GuestClient, ProcessEvent, StartRequest};
+use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
+use atoll_testkit::ids;
+
+use crate::driver::InProcess;
+use crate::embedded;
+
+/// A data directory, and the host agent that runs on it.
+pub(crate) struct Scene {
+    dir: tempfile::TempDir,
+    pub(crate) host: InProcess,
+    instance: InstanceId,
+}
+
+async fn agent(root: &Path) -> (HostAgent, InstanceId) {
+    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
+    let (data, lock) = DataDir::open(root).unwrap();
+    let instance = data.instance().unwrap();
+    let explicit = std::env::var_os("ATOLL_CACHE").map(PathBuf::from);
+    let config = HostConfig {
+        data: root.to_owned(),
+        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
+        keeper: embedded::KEEPER,
+        guest: embedded::GUEST,
+        address_pool: None,
+        accelerator: AcceleratorChoice::Auto,
+        progress: Arc::new(Silent),
+    };
+    (HostAgent::start(config, data, lock).await.unwrap(), instance)
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("atoll-life-").tempdir().unwrap();
+        let (agent, instance) = agent(&dir.path().join("data")).await;
+        Self { dir, host: InProcess(agent), instance }
+    }
+
+    /// Stops the host agent in an orderly way and starts another. Sandboxes made before must be dropped or given the new one:
+    /// whoever holds the old agent holds the directory's lock.
+    pub(crate) async fn restart(self, on_exit: OnExit) -> Self {
+        let Self { dir, host, .. } = self;
+        host.0.shutdown(on_exit).await;
+        drop(host);
+        let (agent, instance) = agent(&dir.path().join("data")).await;
+        Self { dir, host: InProcess(agent), instance }
+    }
+
+    /// Ends everything and looks for what is left.
+    pub(crate) async fn end(self) {
+        self.host.0.shutdown(OnExit::Destroy).await;
+        let left = atoll_host::remains(&self.instance, &self.root(), &[]);
+        assert!(left.is_empty(), "{left:#?}");
+    }
+
+    /// A sandbox that runs.
+    pub(crate) async fn create(&self, change: impl FnOnce(&mut CreateSandbox)) -> Sandbox {
+        let id = ids::sandbox();
+        let mut request = ids::request(&id);
+        request.spec.network = Network::None;
+        change(&mut request);
+        self.host.create(ids::call(Incarnation::FIRST), request.clone()).await.unwrap();
+        Sandbox { host: self.host.clone(), id, life: Incarnation::FIRST, request }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn directory(&self, id: &SandboxId) -> PathBuf {
+        self.root().join("sandboxes").join(id.as_str())
+    }
+}
+
+/// A sandbox of a test.
+pub(crate) struct Sandbox {
+    pub(crate) host: InProcess,
+    pub(crate) id: SandboxId,
+    pub(crate) life: Incarnation,
+    pub(crate) request: CreateSandbox,
+}
+
+#[derive(Debug)]
+struct HostDial {
+    host: InProcess,
+    id: SandboxId,
+}
+
+impl Dial for HostDial {
+    fn dial(&self) -> DialFuture<'_> {
+        Box::pin(async move {
+            self.host.open_stream(self.id.clone(), AGENT_PORT).await.map_err(std::io::Error::other)
+        })
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn call(&self) -> Call {
+        ids::call(self.life)
+    }
+
+    pub(crate) fn guest(&self) -> GuestClient {
+        let dial = HostDial { host: self.host.clone(), id: self.id.clone() };
+        GuestClient::new(Arc::new(dial), Some(AccessToken::new(self.request.secrets.token.expose())))
+    }
+
+    /// What a command printed; it must end well.
+    pub(crate) async fn sh(&self, command: &str) -> String {
+        let start = StartRequest {
+            cmd: "sh".into(),
+            args: vec!["-c".into(), command.into()],
+            timeout: Some(Duration::from_secs(60)),
+            ..StartRequest::default()
+        };
+        let mut stream = self.guest().start(&start).await.unwrap();
+        let mut out = Vec::new();
+        while let Some(event) = stream.next().await.unwrap() {
+            match event {
+                ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => out.extend_from_slice(&bytes),
+                ProcessEvent::End(end) => {
+                    let text = String::from_utf8_lossy(&out).trim().to_owned();
+                    assert_eq!(end.exit_code, 0, "{command}: {text}");
+                    return text;
+                }
+                _ => {}
+            }
+        }
+        panic!("{command}: the stream ended without an end");
+    }
+
+    pub(crate) async fn pause(&self, mode: PauseMode) -> Paused {
+        self.host.pause(self.call(), self.id.clone(), mode).await.unwrap()
+    }
+
+    pub(crate) fn resume_request(&self, mode: PauseMode) -> ResumeSandbox {
+        ResumeSandbox { mode, secrets: self.request.secrets.clone() }
+    }
+
+    pub(crate) async fn resume(&mut self, mode: PauseMode) -> SandboxFacts {
+        self.life = Incarnation(self.life.0 + 1);
+        self.host.resume(self.call(), self.id.clone(), self.resume_request(mode)).await.unwrap()
+    }
+
+    pub(crate) async fn template(&self, name: &str) -> atoll_domain::host::TemplateFacts {
+        let request = MakeTemplate { template: name.into() };
+        self.host.make_template(self.call(), self.id.clone(), request).await.unwrap()
+    }
+}
