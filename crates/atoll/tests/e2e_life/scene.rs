@@ -128,9 +128,9 @@ impl Sandbox {
         while let Some(event) = stream.next().await.unwrap() {
             match event {
                 ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => out.extend_from_slice(&bytes),
-                ProcessEvent::End(end) => {
+                ProcessEvent::Ended { exit_code, .. } => {
                     let text = String::from_utf8_lossy(&out).trim().to_owned();
-                    assert_eq!(end.exit_code, 0, "{command}: {text}");
+                    assert_eq!(exit_code, 0, "{command}: {text}");
                     return text;
                 }
                 _ => {}
