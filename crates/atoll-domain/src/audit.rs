@@ -15,6 +15,24 @@ pub enum AuditAction {
     SandboxDestroy,
     /// A sandbox ended without being asked to.
     SandboxEnded,
+    /// A sandbox was paused.
+    SandboxPause,
+    /// Its host paused it: one of its limits was reached, or Atoll stopped.
+    SandboxAutoPause,
+    /// A sandbox could not be paused and runs on.
+    SandboxPauseFailed,
+    /// A sandbox was resumed.
+    SandboxResume,
+    /// A sandbox could not be resumed and stays paused.
+    SandboxResumeFailed,
+    /// The limits of a sandbox were changed.
+    SandboxUpdate,
+    /// A template was made of a sandbox.
+    SnapshotCreate,
+    /// A template could not be made of a sandbox.
+    SnapshotCreateFailed,
+    /// A template was deleted.
+    SnapshotDelete,
 }
 
 /// How a row is marked.
@@ -44,8 +62,21 @@ impl AuditStatus {
 
 impl AuditAction {
     /// Every action, in the order of the committed list.
-    pub const ALL: [Self; 4] =
-        [Self::SandboxCreate, Self::SandboxCreateFailed, Self::SandboxDestroy, Self::SandboxEnded];
+    pub const ALL: [Self; 13] = [
+        Self::SandboxCreate,
+        Self::SandboxCreateFailed,
+        Self::SandboxDestroy,
+        Self::SandboxEnded,
+        Self::SandboxPause,
+        Self::SandboxAutoPause,
+        Self::SandboxPauseFailed,
+        Self::SandboxResume,
+        Self::SandboxResumeFailed,
+        Self::SandboxUpdate,
+        Self::SnapshotCreate,
+        Self::SnapshotCreateFailed,
+        Self::SnapshotDelete,
+    ];
 
     /// `(resource_type, action)` as stored and filtered by.
     pub fn names(self) -> (&'static str, &'static str) {
@@ -54,21 +85,63 @@ impl AuditAction {
             Self::SandboxCreateFailed => ("sandbox", "create_failed"),
             Self::SandboxDestroy => ("sandbox", "destroy"),
             Self::SandboxEnded => ("sandbox", "ended"),
+            Self::SandboxPause | Self::SandboxAutoPause => ("sandbox", "pause"),
+            Self::SandboxPauseFailed => ("sandbox", "pause_failed"),
+            Self::SandboxResume => ("sandbox", "resume"),
+            Self::SandboxResumeFailed => ("sandbox", "resume_failed"),
+            Self::SandboxUpdate => ("sandbox", "update"),
+            Self::SnapshotCreate => ("snapshot", "create"),
+            Self::SnapshotCreateFailed => ("snapshot", "create_failed"),
+            Self::SnapshotDelete => ("snapshot", "delete"),
         }
     }
 
     /// How its row is marked.
     pub fn status(self) -> AuditStatus {
         match self {
-            Self::SandboxCreate => AuditStatus::Success,
-            Self::SandboxCreateFailed => AuditStatus::Error,
-            Self::SandboxDestroy => AuditStatus::Warning,
-            Self::SandboxEnded => AuditStatus::Info,
+            Self::SandboxCreate | Self::SandboxPause | Self::SandboxResume | Self::SnapshotCreate => AuditStatus::Success,
+            Self::SandboxCreateFailed
+            | Self::SandboxPauseFailed
+            | Self::SandboxResumeFailed
+            | Self::SnapshotCreateFailed => AuditStatus::Error,
+            Self::SandboxDestroy | Self::SnapshotDelete => AuditStatus::Warning,
+            Self::SandboxEnded | Self::SandboxAutoPause | Self::SandboxUpdate => AuditStatus::Info,
         }
     }
 
     /// Who sees it: `team` for every member, `admin` for admins and owners.
     pub fn scope(self) -> &'static str {
         "team"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committed list: a filter of somebody's may hold any of these names, so none changes unseen.
+    const NAMES: &str = "\
+sandbox create success
+sandbox create_failed error
+sandbox destroy warning
+sandbox ended info
+sandbox pause success
+sandbox pause info
+sandbox pause_failed error
+sandbox resume success
+sandbox resume_failed error
+sandbox update info
+snapshot create success
+snapshot create_failed error
+snapshot delete warning
+";
+
+    #[test]
+    fn the_names_are_the_committed_ones() {
+        let line = |action: &AuditAction| {
+            let (resource, name) = action.names();
+            format!("{resource} {name} {}\n", action.status().as_str())
+        };
+        assert_eq!(AuditAction::ALL.iter().map(line).collect::<String>(), NAMES);
     }
 }

@@ -25,6 +25,10 @@ pub enum Remedy {
     Nothing,
     /// The host runs it: write that down.
     MarkRunning,
+    /// The host keeps it without a VM: write that down, with the life that the host says.
+    MarkPaused,
+    /// The host runs it in a later life than the one that was paused: write that down.
+    MarkResumed,
     /// The host does not have it and it ran: write down that it ended.
     MarkStopped,
     /// The host does not have it and it never ran: write down that it failed.
@@ -43,15 +47,28 @@ pub fn remedy(record: Option<(SandboxStatus, Incarnation)>, observed: Option<Obs
             SandboxStatus::Pending => Remedy::MarkError,
             SandboxStatus::Paused | SandboxStatus::Stopped | SandboxStatus::Error => Remedy::Nothing,
         },
-        (Some((status, incarnation)), Some(seen)) => match status {
-            _ if seen.state == HostSandboxState::Stopping => Remedy::Nothing,
-            SandboxStatus::Stopped | SandboxStatus::Error => Remedy::Destroy,
-            _ if seen.incarnation < incarnation => Remedy::Destroy,
-            SandboxStatus::Pending | SandboxStatus::Missing if seen.state == HostSandboxState::Running => {
-                Remedy::MarkRunning
-            }
-            _ => Remedy::Nothing,
-        },
+        (Some((status, incarnation)), Some(seen)) => known(status, incarnation, seen),
+    }
+}
+
+/// Both know it.
+fn known(status: SandboxStatus, incarnation: Incarnation, seen: Observed) -> Remedy {
+    use HostSandboxState as Host;
+    let later = seen.incarnation > incarnation;
+    match (status, seen.state) {
+        (_, Host::Stopping) => Remedy::Nothing,
+        (SandboxStatus::Stopped | SandboxStatus::Error, _) => Remedy::Destroy,
+        // An older life has no VM that anybody knows of; what is kept on disk of one is never thrown away for it.
+        (_, Host::Paused) if seen.incarnation < incarnation => Remedy::Nothing,
+        _ if seen.incarnation < incarnation => Remedy::Destroy,
+        // First that it ran, then that it is paused.
+        (SandboxStatus::Pending, Host::Running | Host::Pausing | Host::Paused) => Remedy::MarkRunning,
+        (SandboxStatus::Missing, Host::Running | Host::Pausing) if !later => Remedy::MarkRunning,
+        (SandboxStatus::Running | SandboxStatus::Missing, Host::Paused) => Remedy::MarkPaused,
+        // A resume and the pause after it were both missed.
+        (SandboxStatus::Paused, Host::Paused) if later => Remedy::MarkPaused,
+        (SandboxStatus::Paused, Host::Running | Host::Pausing) if later => Remedy::MarkResumed,
+        _ => Remedy::Nothing,
     }
 }
 
@@ -59,8 +76,14 @@ pub fn remedy(record: Option<(SandboxStatus, Incarnation)>, observed: Option<Obs
 mod tests {
     use super::*;
 
-    const STATES: [HostSandboxState; 3] =
-        [HostSandboxState::Starting, HostSandboxState::Running, HostSandboxState::Stopping];
+    const STATES: [HostSandboxState; 6] = [
+        HostSandboxState::Starting,
+        HostSandboxState::Running,
+        HostSandboxState::Pausing,
+        HostSandboxState::Paused,
+        HostSandboxState::Resuming,
+        HostSandboxState::Stopping,
+    ];
 
     #[test]
     fn nothing_that_runs_as_written_is_touched_and_nothing_unwanted_stays() {
@@ -80,5 +103,21 @@ mod tests {
         assert_eq!(remedy(Some((SandboxStatus::Paused, one)), None), Remedy::Nothing);
         let older = Some(Observed { state: HostSandboxState::Running, incarnation: Incarnation(0) });
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), older), Remedy::Destroy);
+    }
+    #[test]
+    fn a_pause_or_a_resume_that_was_cut_off_is_written_down_as_the_host_has_it() {
+        let (one, two) = (Incarnation::FIRST, Incarnation(2));
+        let seen = |state, incarnation| Some(Observed { state, incarnation });
+        let (running, paused) = (SandboxStatus::Running, SandboxStatus::Paused);
+        assert_eq!(remedy(Some((running, one)), seen(HostSandboxState::Paused, one)), Remedy::MarkPaused);
+        assert_eq!(remedy(Some((paused, one)), seen(HostSandboxState::Running, two)), Remedy::MarkResumed);
+        assert_eq!(remedy(Some((paused, one)), seen(HostSandboxState::Paused, two)), Remedy::MarkPaused);
+        assert_eq!(remedy(Some((paused, one)), seen(HostSandboxState::Paused, one)), Remedy::Nothing);
+        for under_way in [HostSandboxState::Pausing, HostSandboxState::Resuming] {
+            assert_eq!(remedy(Some((running, one)), seen(under_way, one)), Remedy::Nothing);
+            assert_eq!(remedy(Some((paused, one)), seen(under_way, one)), Remedy::Nothing);
+        }
+        let older = seen(HostSandboxState::Paused, one);
+        assert_eq!(remedy(Some((running, two)), older), Remedy::Nothing, "what is kept is never thrown away");
     }
 }

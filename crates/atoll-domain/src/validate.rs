@@ -156,20 +156,59 @@ pub fn template_name(value: Option<&str>) -> Result<&str, Invalid> {
         None | Some("") => "base",
         Some(text) => text,
     };
+    name_of_template("template", name)
+}
+
+/// The name of a new snapshot template.
+pub fn snapshot_name(value: &str) -> Result<&str, Invalid> {
+    name_of_template("name", value)
+}
+
+fn name_of_template<'a>(field: &str, name: &'a str) -> Result<&'a str, Invalid> {
     let good = name.len() <= 64
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if good {
-        Ok(name)
-    } else {
-        Err(Invalid::new(
-            "template",
-            "malformed",
-            format!(
-                "`{}` is not a template name: letters, digits, `.`, `_`, `-`, starting with a letter or digit, at most 64",
-                clip(name)
-            ),
-        ))
+        return Ok(name);
+    }
+    let detail = format!(
+        "`{}` is not a template name: letters, digits, `.`, `_`, `-`, starting with a letter or digit, at most 64",
+        clip(name)
+    );
+    Err(Invalid::new(field, "malformed", detail))
+}
+
+/// The shape of a sandbox that starts from a snapshot: its memory is there already, so only its disk may be larger.
+pub fn shape_of_copy(
+    vcpus: Option<i64>,
+    memory_mb: Option<i64>,
+    disk_mb: Option<i64>,
+    snapshot: Shape,
+) -> Result<Shape, Invalid> {
+    let same = |field: &str, value: Option<i64>, is: u32| match value {
+        None | Some(0) => Ok(is),
+        Some(n) if n == i64::from(is) => Ok(is),
+        Some(n) => {
+            let hint = "it is the snapshot's: leave it out";
+            Err(Invalid::range(field, n, is.into(), is.into(), hint))
+        }
+    };
+    let hint = "the snapshot's disk can grow and not shrink";
+    Ok(Shape {
+        vcpus: same("vcpus", vcpus, snapshot.vcpus)?,
+        memory_mb: same("memory_mb", memory_mb, snapshot.memory_mb)?,
+        disk_mb: bounded("disk_mb", disk_mb, snapshot.disk_mb, snapshot.disk_mb, MAX_DISK_MB, hint)?,
+    })
+}
+
+/// Whether a sandbox must boot, though a golden could be restored: `auto` (the default) or `cold`.
+pub fn boots_cold(value: Option<&str>) -> Result<bool, Invalid> {
+    match value {
+        None | Some("" | "auto") => Ok(false),
+        Some("cold") => Ok(true),
+        Some(text) => {
+            Err(Invalid::new("boot", "unknown", format!("`{}` is not known; use `auto` or `cold`", clip(text))))
+        }
     }
 }
 

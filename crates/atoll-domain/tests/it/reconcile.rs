@@ -23,6 +23,9 @@ fn observations() -> impl Strategy<Value = Option<Observed>> {
     let state = prop_oneof![
         Just(HostSandboxState::Starting),
         Just(HostSandboxState::Running),
+        Just(HostSandboxState::Pausing),
+        Just(HostSandboxState::Paused),
+        Just(HostSandboxState::Resuming),
         Just(HostSandboxState::Stopping),
     ];
     let seen = (state, (1u64..4).prop_map(Incarnation));
@@ -35,6 +38,8 @@ fn apply(record: Record, observed: Option<Observed>, remedy: Remedy) -> (Record,
     match remedy {
         Remedy::Nothing => (record, observed),
         Remedy::MarkRunning => (with(SandboxStatus::Running), observed),
+        Remedy::MarkPaused => (observed.map(|seen| (SandboxStatus::Paused, seen.incarnation)), observed),
+        Remedy::MarkResumed => (observed.map(|seen| (SandboxStatus::Running, seen.incarnation)), observed),
         Remedy::MarkStopped => (with(SandboxStatus::Stopped), observed),
         Remedy::MarkError => (with(SandboxStatus::Error), observed),
         Remedy::Destroy => (record, None),
@@ -65,11 +70,33 @@ proptest! {
     }
 
     #[test]
+    fn what_is_paused_is_never_ended_unless_it_is_over(record in records(), observed in observations()) {
+        if let (Some((status, _)), Some(seen)) = (record, observed)
+            && seen.state == HostSandboxState::Paused && !status.is_over()
+        {
+            prop_assert_ne!(remedy(record, observed), Remedy::Destroy);
+        }
+    }
+
+    #[test]
+    fn a_mark_never_goes_back_to_an_older_life(record in records(), observed in observations()) {
+        let marks = [Remedy::MarkRunning, Remedy::MarkPaused, Remedy::MarkResumed];
+        if let (Some((_, incarnation)), Some(seen)) = (record, observed)
+            && marks.contains(&remedy(record, observed))
+        {
+            prop_assert!(seen.incarnation >= incarnation);
+        }
+    }
+
+    #[test]
     fn only_what_is_not_over_is_ever_marked(record in records(), observed in observations()) {
-        let marks = [Remedy::MarkRunning, Remedy::MarkStopped, Remedy::MarkError];
-        if marks.contains(&remedy(record, observed)) {
+        let marks = [Remedy::MarkRunning, Remedy::MarkPaused, Remedy::MarkResumed, Remedy::MarkStopped, Remedy::MarkError];
+        let remedy = remedy(record, observed);
+        if marks.contains(&remedy) {
             let (status, _) = record.expect("what is marked has a record");
-            prop_assert!(!status.is_over() && status != SandboxStatus::Paused);
+            prop_assert!(!status.is_over());
+            let ends = matches!(remedy, Remedy::MarkStopped | Remedy::MarkError);
+            prop_assert!(!ends || status != SandboxStatus::Paused, "what is kept on disk does not end by being unseen");
         }
     }
 }
