@@ -5,7 +5,7 @@
 //!
 //! Deliberately absent: globals.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{self, FirstStart};
+use crate::joined::Joined;
 use crate::ports::{Clock, HostDriver};
+use crate::seal::SealingKey;
 use crate::streams::Streams;
+use crate::uses::{InUse, Uses};
 use crate::{ControlError, background, random};
 
 struct Inner {
@@ -35,8 +38,12 @@ struct Inner {
     tokens: Mutex<HashMap<SandboxId, GuestToken>>,
     /// Sandboxes with a call to the host under way.
     busy: Mutex<HashMap<SandboxId, u32>>,
-    /// When sandboxes were used, until that is written down.
-    used: Mutex<HashMap<SandboxId, i64>>,
+    uses: Uses,
+    /// Resumes under way.
+    resumes: Joined,
+    /// Templates that somebody removes.
+    dropping: Mutex<HashSet<String>>,
+    sealing: SealingKey,
     streams: Streams,
 }
 
@@ -64,6 +71,7 @@ impl Control {
         store: Store,
         driver: Arc<dyn HostDriver>,
         clock: Arc<dyn Clock>,
+        sealing: SealingKey,
     ) -> Result<(Self, Option<FirstStart>), ControlError> {
         let (team, host, first) = bootstrap::ensure(&store, clock.now_micros()).await?;
         let control = Self(Arc::new(Inner {
@@ -76,7 +84,10 @@ impl Control {
             stopping: CancellationToken::new(),
             tokens: Mutex::default(),
             busy: Mutex::default(),
-            used: Mutex::default(),
+            uses: Uses::default(),
+            resumes: Joined::default(),
+            dropping: Mutex::default(),
+            sealing,
             streams: Streams::default(),
         }));
         Ok((control, first))
@@ -124,6 +135,18 @@ impl Control {
         &self.0.stopping
     }
 
+    pub(crate) fn sealing(&self) -> &SealingKey {
+        &self.0.sealing
+    }
+
+    pub(crate) fn uses(&self) -> &Uses {
+        &self.0.uses
+    }
+
+    pub(crate) fn resumes(&self) -> &Joined {
+        &self.0.resumes
+    }
+
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
     }
@@ -152,6 +175,19 @@ impl Control {
 
     /// A row of the audit log about a sandbox.
     pub(crate) fn audit(&self, principal: &Principal, action: AuditAction, sandbox: &Sandbox) -> AuditEntry {
+        let metadata = [("template".to_owned(), sandbox.template.clone())].into();
+        self.audit_of(principal, action, &sandbox.team, sandbox.id.to_string(), metadata)
+    }
+
+    /// A row of a team's audit log.
+    pub(crate) fn audit_of(
+        &self,
+        principal: &Principal,
+        action: AuditAction,
+        team: &TeamId,
+        resource_id: String,
+        metadata: BTreeMap<String, String>,
+    ) -> AuditEntry {
         let (actor_type, actor_id, actor_name) = match principal {
             Principal::User { id, name, .. } => ("user", Some(id.to_string()), Some(name.clone())),
             Principal::ApiKey { id, name, .. } => ("api_key", Some(id.to_string()), Some(name.clone())),
@@ -159,13 +195,13 @@ impl Control {
             Principal::System => ("system", None, None),
         };
         AuditEntry {
-            team: sandbox.team.clone(),
+            team: team.clone(),
             actor_type,
             actor_id,
             actor_name,
             action,
-            resource_id: sandbox.id.to_string(),
-            metadata: [("template".to_owned(), sandbox.template.clone())].into(),
+            resource_id,
+            metadata,
             at: self.now(),
         }
     }
@@ -180,7 +216,7 @@ impl Control {
 
     pub(crate) fn forget(&self, id: &SandboxId) {
         held(&self.0.tokens).remove(id);
-        held(&self.0.used).remove(id);
+        self.0.uses.forget(id);
     }
 
     /// Marks a sandbox as having a call under way, until the guard is dropped.
@@ -193,19 +229,30 @@ impl Control {
         held(&self.0.busy).keys().cloned().collect()
     }
 
-    /// Notes that a sandbox was used; written down by a loop, as a commit would cost more than the use.
+    /// Says that a template's files are being removed, until the guard is dropped; none when somebody does already.
+    pub(crate) fn dropping(&self, template: &str) -> Option<Dropping> {
+        let fresh = held(&self.0.dropping).insert(template.to_owned());
+        fresh.then(|| Dropping { inner: Arc::clone(&self.0), template: template.to_owned() })
+    }
+
+    /// Notes that a sandbox was used; told and written down by loops, as both cost more than the use.
     pub(crate) fn used(&self, id: &SandboxId) {
-        held(&self.0.used).insert(id.clone(), self.now());
+        self.0.uses.note(id, self.now());
+    }
+
+    /// Says that a request about a sandbox is being carried out, until the guard is dropped.
+    pub(crate) fn in_use(&self, id: &SandboxId) -> InUse {
+        self.0.uses.begin(id, self.now())
     }
 
     /// When it was used, if that is not written down yet.
     pub(crate) fn last_use(&self, id: &SandboxId) -> Option<i64> {
-        held(&self.0.used).get(id).copied()
+        self.0.uses.last(id)
     }
 
     /// Writes down when sandboxes were used.
     pub(crate) async fn write_uses(&self) -> Result<usize, ControlError> {
-        let uses: Vec<_> = held(&self.0.used).drain().collect();
+        let uses = self.0.uses.take_unwritten();
         if uses.is_empty() {
             return Ok(0);
         }
@@ -233,5 +280,17 @@ impl Drop for Busy {
                 busy.remove(&self.id);
             }
         }
+    }
+}
+
+/// Says that a template's files are being removed.
+pub(crate) struct Dropping {
+    inner: Arc<Inner>,
+    template: String,
+}
+
+impl Drop for Dropping {
+    fn drop(&mut self) {
+        held(&self.inner.dropping).remove(&self.template);
     }
 }

@@ -68,6 +68,20 @@ pub enum ControlError {
         /// How it is.
         status: SandboxStatus,
     },
+    /// It was to end at a moment that has passed.
+    #[error("the end_at of sandbox `{id}` has passed: set another, or null, and resume it then")]
+    DeadlinePassed {
+        /// The sandbox.
+        id: String,
+    },
+    /// The secrets of a paused sandbox cannot be opened.
+    #[error("the secrets of sandbox `{id}` cannot be opened: {why}")]
+    SecretsUnavailable {
+        /// The sandbox.
+        id: String,
+        /// What is to be done about it.
+        why: String,
+    },
     /// Something of that name is there already.
     #[error("{what} is there already")]
     Conflict {
@@ -129,6 +143,23 @@ pub enum ControlError {
     /// Something that must not happen.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl ControlError {
+    /// The same for another who waited for the same.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Host(error) => Self::Host(error.clone()),
+            Self::NotRunning { id, status } => Self::NotRunning { id: id.clone(), status: *status },
+            Self::DeadlinePassed { id } => Self::DeadlinePassed { id: id.clone() },
+            Self::SecretsUnavailable { id, why } => Self::SecretsUnavailable { id: id.clone(), why: why.clone() },
+            Self::NotFound { what, id } => Self::NotFound { what: *what, id: id.clone() },
+            Self::DatabaseFull => Self::DatabaseFull,
+            Self::Stopping => Self::Stopping,
+            // A fault of ours either way; the one who led it has it whole.
+            other => Self::Internal(other.to_string()),
+        }
+    }
 }
 
 impl From<StoreError> for ControlError {

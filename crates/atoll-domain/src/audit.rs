@@ -33,6 +33,8 @@ pub enum AuditAction {
     SnapshotCreateFailed,
     /// A template was deleted.
     SnapshotDelete,
+    /// A template could not be deleted and stays; follows a `SnapshotDelete`.
+    SnapshotDeleteFailed,
 }
 
 /// How a row is marked.
@@ -62,7 +64,7 @@ impl AuditStatus {
 
 impl AuditAction {
     /// Every action, in the order of the committed list.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SandboxCreate,
         Self::SandboxCreateFailed,
         Self::SandboxDestroy,
@@ -76,6 +78,7 @@ impl AuditAction {
         Self::SnapshotCreate,
         Self::SnapshotCreateFailed,
         Self::SnapshotDelete,
+        Self::SnapshotDeleteFailed,
     ];
 
     /// `(resource_type, action)` as stored and filtered by.
@@ -93,6 +96,7 @@ impl AuditAction {
             Self::SnapshotCreate => ("snapshot", "create"),
             Self::SnapshotCreateFailed => ("snapshot", "create_failed"),
             Self::SnapshotDelete => ("snapshot", "delete"),
+            Self::SnapshotDeleteFailed => ("snapshot", "delete_failed"),
         }
     }
 
@@ -103,7 +107,8 @@ impl AuditAction {
             Self::SandboxCreateFailed
             | Self::SandboxPauseFailed
             | Self::SandboxResumeFailed
-            | Self::SnapshotCreateFailed => AuditStatus::Error,
+            | Self::SnapshotCreateFailed
+            | Self::SnapshotDeleteFailed => AuditStatus::Error,
             Self::SandboxDestroy | Self::SnapshotDelete => AuditStatus::Warning,
             Self::SandboxEnded | Self::SandboxAutoPause | Self::SandboxUpdate => AuditStatus::Info,
         }
@@ -134,6 +139,7 @@ sandbox update info
 snapshot create success
 snapshot create_failed error
 snapshot delete warning
+snapshot delete_failed error
 ";
 
     #[test]

@@ -3,7 +3,7 @@
 use atoll_domain::host::Call;
 use atoll_domain::{OperationId, SandboxId};
 
-use crate::rows::parse;
+use crate::rows::{get, parse};
 use crate::{Store, StoreError, WriteTransaction};
 
 /// What a call is to do.
@@ -13,18 +13,33 @@ pub enum OperationKind {
     Create,
     /// End one.
     Destroy,
+    /// Put one on its host's disk.
+    Pause,
+    /// Let a paused one go on.
+    Resume,
+    /// Give one new limits.
+    Lifetime,
+    /// Make a template of one.
+    Snapshot,
 }
 
 impl OperationKind {
+    const ALL: [Self; 6] =
+        [Self::Create, Self::Destroy, Self::Pause, Self::Resume, Self::Lifetime, Self::Snapshot];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Destroy => "destroy",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Lifetime => "lifetime",
+            Self::Snapshot => "snapshot",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Create, Self::Destroy].into_iter().find(|kind| kind.as_str() == text)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -37,6 +52,8 @@ pub struct Operation {
     pub sandbox: SandboxId,
     /// What it is to do.
     pub kind: OperationKind,
+    /// What else it is about: the id of the template that a snapshot makes.
+    pub subject: Option<String>,
 }
 
 impl Store {
@@ -45,13 +62,14 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn open_operations(&self) -> Result<Vec<Operation>, StoreError> {
-        let sql = "SELECT id, sandbox_id, kind FROM operations WHERE finished_at IS NULL ORDER BY created_at, id";
+        let sql = "SELECT id, sandbox_id, kind, subject FROM operations WHERE finished_at IS NULL ORDER BY created_at, id";
         let rows = self.rows("read open calls", sql, vec![]).await?;
         let read = |row: &sea_orm::QueryResult| {
             Ok(Operation {
                 id: parse(row, "id", |t| t.parse().ok())?,
                 sandbox: parse(row, "sandbox_id", |t| t.parse().ok())?,
                 kind: parse(row, "kind", OperationKind::parse)?,
+                subject: get(row, "subject")?,
             })
         };
         rows.iter().map(read).collect()
@@ -70,7 +88,23 @@ impl WriteTransaction {
         kind: OperationKind,
         at: i64,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO operations (id, sandbox_id, kind, incarnation, created_at) VALUES ($1, $2, $3, $4, $5)";
+        self.begin_operation_on(call, sandbox, kind, None, at).await
+    }
+
+    /// The same of a call that is about something besides its sandbox.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_operation_on(
+        &self,
+        call: &Call,
+        sandbox: &SandboxId,
+        kind: OperationKind,
+        subject: Option<&str>,
+        at: i64,
+    ) -> Result<(), StoreError> {
+        let sql = "INSERT INTO operations (id, sandbox_id, kind, incarnation, created_at, subject) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
         let incarnation = i64::try_from(call.incarnation.0).unwrap_or(i64::MAX);
         let values = vec![
             call.operation.as_str().into(),
@@ -78,6 +112,7 @@ impl WriteTransaction {
             kind.as_str().into(),
             incarnation.into(),
             at.into(),
+            subject.into(),
         ];
         self.execute("write a call down", sql, values).await.map(drop)
     }

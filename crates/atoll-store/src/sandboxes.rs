@@ -105,6 +105,18 @@ impl Store {
     }
 }
 
+impl Store {
+    /// A sandbox's secrets, sealed; none when there are none, or when it is over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn secrets(&self, id: &SandboxId) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT secrets FROM sandboxes WHERE id = $1";
+        let row = self.row("read secrets", sql, vec![id.as_str().into()]).await?;
+        row.map_or(Ok(None), |row| get(&row, "secrets"))
+    }
+}
+
 impl WriteTransaction {
     /// Keeps a new sandbox.
     ///
@@ -138,6 +150,15 @@ impl WriteTransaction {
         self.execute("insert a sandbox", sql, values).await.map(drop)
     }
 
+    /// Keeps a sandbox's secrets, sealed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_secrets(&self, id: &SandboxId, sealed: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE sandboxes SET secrets = $2 WHERE id = $1 AND status NOT IN ('stopped', 'error')";
+        self.execute("keep secrets", sql, vec![id.as_str().into(), sealed.into()]).await.map(drop)
+    }
+
     /// Notes that a pending (or missing) sandbox runs; answers false when it is neither any more.
     ///
     /// # Errors
@@ -164,7 +185,7 @@ impl WriteTransaction {
     ) -> Result<bool, StoreError> {
         let only_pending = if status == SandboxStatus::Error { " AND status = 'pending'" } else { "" };
         let sql = format!(
-            "UPDATE sandboxes SET status = $2, reason = $3, paused = NULL, guest_ip = NULL, host_ip = NULL, last_updated = $4 \
+            "UPDATE sandboxes SET status = $2, reason = $3, paused = NULL, secrets = NULL, guest_ip = NULL, host_ip = NULL, last_updated = $4 \
              WHERE id = $1 AND incarnation <= $5 AND status NOT IN ('stopped', 'error'){only_pending}"
         );
         let reason: Value = reason.chars().take(500).collect::<String>().into();
@@ -192,7 +213,8 @@ impl WriteTransaction {
         Ok(self.execute("change a sandbox's limits", sql, values).await? == 1)
     }
 
-    /// Notes that a running (or missing) sandbox is paused; answers false when it is neither, or is in a later life.
+    /// Notes that a sandbox is paused in the life that its host says; answers false when it is over, was never running, is in a later
+    /// life, or was paused in this one before.
     ///
     /// # Errors
     /// When the database fails.
@@ -203,8 +225,9 @@ impl WriteTransaction {
         paused: &Paused,
         at: i64,
     ) -> Result<bool, StoreError> {
-        let sql = "UPDATE sandboxes SET status = 'paused', paused = $2, guest_ip = NULL, host_ip = NULL, last_updated = $3 \
-                   WHERE id = $1 AND incarnation = $4 AND status IN ('running', 'missing')";
+        let sql = "UPDATE sandboxes SET status = 'paused', reason = NULL, paused = $2, incarnation = $4, guest_ip = NULL, \
+                   host_ip = NULL, last_updated = $3 WHERE id = $1 AND \
+                   ((status IN ('running', 'missing') AND incarnation <= $4) OR (status = 'paused' AND incarnation < $4))";
         let kept = serde_json::to_string(paused).unwrap_or_else(|_| "null".into());
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let values = vec![id.as_str().into(), kept.into(), at.into(), incarnation.into()];

@@ -31,6 +31,30 @@ atoll_failpoint::steps! {
         ReconcileOver = "tx.reconcile-over",
         /// A call that an earlier Atoll began has its outcome.
         OperationResumed = "tx.operation-resumed",
+        /// A sandbox is to be paused.
+        PauseIntent = "tx.pause-intent",
+        /// It is paused, or could not be.
+        PauseDone = "tx.pause-done",
+        /// A sandbox is to be resumed.
+        ResumeIntent = "tx.resume-intent",
+        /// It runs again, or could not be resumed.
+        ResumeDone = "tx.resume-done",
+        /// The limits of a sandbox are changed.
+        LifetimeIntent = "tx.lifetime-intent",
+        /// Its host has them, or refused them.
+        LifetimeDone = "tx.lifetime-done",
+        /// A template is to be made.
+        SnapshotIntent = "tx.snapshot-intent",
+        /// It is there, or could not be made.
+        SnapshotDone = "tx.snapshot-done",
+        /// A template is to be deleted.
+        TemplateRemoved = "tx.template-removed",
+        /// Its files are gone, or could not be removed.
+        TemplateGone = "tx.template-gone",
+        /// A host keeps what was taken for running.
+        ReconcilePaused = "tx.reconcile-paused",
+        /// A host runs what was taken for paused.
+        ReconcileResumed = "tx.reconcile-resumed",
         /// When sandboxes were used.
         Uses = "tx.uses",
     }

@@ -8,11 +8,13 @@
 
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::{Template, TemplateKind};
-use atoll_domain::{Shape, TeamId};
+use atoll_domain::{HostId, Shape, TeamId};
 use sea_orm::QueryResult;
 
 use crate::rows::{get, parse, unsigned};
 use crate::{Store, StoreError, WriteTransaction};
+
+const BY_NAME: &str = "SELECT * FROM templates WHERE team_id = $1 AND name = $2 AND removed_at IS NULL";
 
 fn read(row: &QueryResult) -> Result<Template, StoreError> {
     let size: i64 = get(row, "size_bytes")?;
@@ -41,8 +43,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn template(&self, team: &TeamId, name: &str) -> Result<Option<Template>, StoreError> {
-        let sql = "SELECT * FROM templates WHERE team_id = $1 AND name = $2 AND removed_at IS NULL";
-        let row = self.row("read a template", sql, vec![team.as_str().into(), name.into()]).await?;
+        let row = self.row("read a template", BY_NAME, vec![team.as_str().into(), name.into()]).await?;
         row.as_ref().map(read).transpose()
     }
 
@@ -69,7 +70,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The ids of all templates on a host, those on the way out too.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn template_ids_on(&self, host: &HostId) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT id FROM templates WHERE host_id = $1";
+        let rows = self.rows("read a host's templates", sql, vec![host.as_str().into()]).await?;
+        rows.iter().map(|row| get(row, "id")).collect()
+    }
+}
+
 impl WriteTransaction {
+    /// The template of a team that a name stands for, as this transaction sees it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn template(&self, team: &TeamId, name: &str) -> Result<Option<Template>, StoreError> {
+        let row = self.row("read a template", BY_NAME, vec![team.as_str().into(), name.into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// Keeps a new template.
     ///
     /// # Errors

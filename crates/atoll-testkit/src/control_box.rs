@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_control::sandboxes::CreateInput;
-use atoll_control::{Control, FirstStart};
+use atoll_control::{Control, FirstStart, SealingKey};
 use atoll_domain::record::{ApiKey, Sandbox};
 use atoll_domain::{KeyId, Principal, TeamId};
 use atoll_store::{Step, Store, StoredAudit};
@@ -33,6 +33,11 @@ pub struct ControlBox {
     dir: TempDir,
 }
 
+/// The sealing key of every fixture.
+fn key() -> SealingKey {
+    SealingKey::new([42; 32])
+}
+
 impl ControlBox {
     /// Starts on an empty database.
     pub async fn start() -> Self {
@@ -40,7 +45,7 @@ impl ControlBox {
         let (host, clock) = (SimHost::new(), ManualClock::at(1_700_000_000_123_456));
         let store = Store::open_sqlite(&dir.path().join("atoll.db")).await.expect("a database");
         let driver = Arc::new(host.clone());
-        let (control, first) = Control::start(store, driver, Arc::new(clock.clone())).await.expect("a control plane");
+        let (control, first) = Control::start(store, driver, Arc::new(clock.clone()), key()).await.expect("a control plane");
         let first = first.expect("an empty database has a first start");
         let principal = control.authenticate_key(&first.api_key).await.expect("the first key");
         Self { control, host, clock, first, principal, dir }
@@ -48,9 +53,14 @@ impl ControlBox {
 
     /// Starts again on the same database and host, as after a crash: nothing of the old one is waited for.
     pub async fn restart(&mut self) {
+        self.restart_with(key()).await;
+    }
+
+    /// The same with another sealing key.
+    pub async fn restart_with(&mut self, key: SealingKey) {
         let store = Store::open_sqlite(&self.database()).await.expect("the same database");
         let driver = Arc::new(self.host.clone());
-        let again = Control::start(store, driver, Arc::new(self.clock.clone())).await.expect("a control plane");
+        let again = Control::start(store, driver, Arc::new(self.clock.clone()), key).await.expect("a control plane");
         self.control = again.0;
     }
 

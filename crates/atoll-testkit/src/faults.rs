@@ -20,6 +20,20 @@ pub enum Method {
     Create,
     /// `destroy`
     Destroy,
+    /// `pause`
+    Pause,
+    /// `resume`
+    Resume,
+    /// `make_template`
+    MakeTemplate,
+    /// `drop_template`
+    DropTemplate,
+    /// `templates`
+    Templates,
+    /// `set_lifetime`
+    SetLifetime,
+    /// `touch`
+    Touch,
     /// `list`
     List,
     /// `inspect`

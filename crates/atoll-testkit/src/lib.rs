@@ -8,11 +8,13 @@
 
 mod clock;
 pub mod conformance;
+pub mod conformance_life;
 mod control_box;
 mod faults;
 pub mod ids;
 pub mod sim_guest;
 mod sim_host;
+mod sim_life;
 mod wait;
 
 pub use clock::ManualClock;

@@ -33,16 +33,29 @@ struct Outcome {
     exit_code: i32,
 }
 
+/// Files by their path.
+pub(crate) type Files = BTreeMap<String, Bytes>;
+
 /// A simulated guest agent of one sandbox.
 #[derive(Debug)]
 pub struct SimGuest {
     secrets: SandboxSecrets,
-    files: Mutex<BTreeMap<String, Bytes>>,
+    files: Mutex<Files>,
 }
 
 impl SimGuest {
-    pub(crate) fn new(secrets: SandboxSecrets) -> Self {
-        Self { secrets, files: Mutex::default() }
+    pub(crate) fn new(secrets: SandboxSecrets, files: Files) -> Self {
+        Self { secrets, files: Mutex::new(files) }
+    }
+
+    /// The same guest in a later life.
+    pub(crate) fn resumed(&self, secrets: SandboxSecrets) -> Self {
+        Self::new(secrets, self.all_files())
+    }
+
+    /// Its files now.
+    pub(crate) fn all_files(&self) -> Files {
+        self.files().clone()
     }
 
     /// A stream to it; the server at its other end lives until the stream or the sandbox ends.

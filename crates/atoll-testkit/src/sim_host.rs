@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atoll_control::ports::HostDriver;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
-    Isolation, Phase, Room, SandboxFacts, SandboxSecrets,
+    Isolation, MakeTemplate, PauseMode, Phase, ResumeSandbox, Room, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
-use atoll_domain::{OperationId, SandboxId};
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
+use atoll_domain::{OperationId, SandboxId, Shape};
 use atoll_guest_client::{AGENT_PORT, GuestStream};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -26,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::faults::{Fault, Gate, Method, Plan};
 use crate::sim_guest::SimGuest;
+use crate::sim_life::{Life, SimTemplate};
 
 const EVENTS: usize = 16;
 
@@ -39,40 +42,44 @@ enum Reach {
     Hung,
 }
 
-struct SimSandbox {
+pub(crate) struct SimSandbox {
     call: Call,
-    facts: SandboxFacts,
-    guest: Arc<SimGuest>,
-    secrets: SandboxSecrets,
+    pub(crate) facts: SandboxFacts,
+    pub(crate) shape: Shape,
+    pub(crate) guest: Arc<SimGuest>,
+    pub(crate) secrets: SandboxSecrets,
     created: watch::Sender<Created>,
-    ended: CancellationToken,
+    /// Ends its streams.
+    pub(crate) ended: CancellationToken,
     rings: Rings,
+    pub(crate) life: Life,
 }
 
 #[derive(Default)]
-struct World {
-    sandboxes: BTreeMap<SandboxId, SimSandbox>,
+pub(crate) struct World {
+    pub(crate) sandboxes: BTreeMap<SandboxId, SimSandbox>,
     /// Creates whose sandbox is gone, for replays.
     over: HashMap<OperationId, HostError>,
+    pub(crate) templates: BTreeMap<String, SimTemplate>,
     events: Vec<HostEvent>,
     last: u64,
     plan: Plan,
     calls: HashMap<Method, usize>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     world: Mutex<World>,
     reach: watch::Sender<Reach>,
     news: watch::Sender<u64>,
     /// Changed when streams of events are to be cut.
     cut: watch::Sender<u64>,
     capacity: Mutex<HostCapacity>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// A simulated host. Clones are handles to the same.
 #[derive(Clone)]
-pub struct SimHost(Arc<Inner>);
+pub struct SimHost(pub(crate) Arc<Inner>);
 
 impl std::fmt::Debug for SimHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,7 +93,7 @@ impl Default for SimHost {
     }
 }
 
-fn unreachable_host() -> HostError {
+pub(crate) fn unreachable_host() -> HostError {
     HostError::Unavailable("the simulated host is dead".into())
 }
 
@@ -111,7 +118,7 @@ impl SimHost {
         }))
     }
 
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
         self.0.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -205,6 +212,7 @@ impl SimHost {
         let gone = world.sandboxes.remove(id)?;
         world.over.insert(gone.call.operation.clone(), why.clone());
         gone.ended.cancel();
+        gone.life.end(&why);
         if gone.created.borrow().is_none() {
             gone.created.send_replace(Some(Err(why)));
         }
@@ -212,7 +220,7 @@ impl SimHost {
     }
 
     /// What every call begins with.
-    async fn enter(&self, method: Method) -> Result<Option<Fault>, HostError> {
+    pub(crate) async fn enter(&self, method: Method) -> Result<Option<Fault>, HostError> {
         *self.world().calls.entry(method).or_default() += 1;
         let mut reach = self.0.reach.subscribe();
         let now = *reach.wait_for(|reach| *reach != Reach::Hung).await.map_err(|_| unreachable_host())?;
@@ -255,6 +263,7 @@ impl SimHost {
 
     /// Begins a create or joins the one that is meant.
     fn begin_create(&self, call: &Call, request: CreateSandbox) -> Result<(watch::Receiver<Created>, bool), HostError> {
+        let files = request.spec.snapshot.as_deref().map(|id| self.files_of_template(id)).transpose()?;
         let mut world = self.world();
         if let Some(why) = world.over.get(&call.operation) {
             return Err(why.clone());
@@ -269,11 +278,13 @@ impl SimHost {
         let sandbox = SimSandbox {
             call: call.clone(),
             facts: facts(&id, call),
-            guest: Arc::new(SimGuest::new(request.secrets.clone())),
+            shape: request.spec.shape,
+            guest: Arc::new(SimGuest::new(request.secrets.clone(), files.unwrap_or_default())),
             secrets: request.secrets,
             created,
             ended: CancellationToken::new(),
             rings: Rings::default(),
+            life: Life::new(request.spec.lifetime),
         };
         world.sandboxes.insert(id, sandbox);
         Ok((seen, true))
@@ -351,7 +362,7 @@ impl SimHost {
     }
 }
 
-fn facts(id: &SandboxId, call: &Call) -> SandboxFacts {
+pub(crate) fn facts(id: &SandboxId, call: &Call) -> SandboxFacts {
     SandboxFacts {
         id: id.clone(),
         incarnation: call.incarnation,
@@ -376,6 +387,49 @@ impl HostDriver for SimHost {
 
     fn destroy(&self, call: Call, id: SandboxId) -> BoxFuture<'_, Result<Destroyed, HostError>> {
         self.carry_out(Method::Destroy, |host| async move { host.destroy_now(&call, &id) }).boxed()
+    }
+
+    fn pause(&self, call: Call, id: SandboxId, mode: PauseMode) -> BoxFuture<'_, Result<Paused, HostError>> {
+        self.clone().pause_inner(call, id, mode).boxed()
+    }
+
+    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
+        self.clone().resume_inner(call, id, request).boxed()
+    }
+
+    fn make_template(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: MakeTemplate,
+    ) -> BoxFuture<'_, Result<TemplateFacts, HostError>> {
+        let make = |host: Self| async move { host.make_template_now(&call, &id, &request) };
+        self.carry_out(Method::MakeTemplate, make).boxed()
+    }
+
+    fn drop_template(&self, template: String) -> BoxFuture<'_, Result<(), HostError>> {
+        let drop = |host: Self| async move {
+            host.drop_template_now(&template);
+            Ok(())
+        };
+        self.carry_out(Method::DropTemplate, drop).boxed()
+    }
+
+    fn templates(&self) -> BoxFuture<'_, Result<Vec<String>, HostError>> {
+        self.carry_out(Method::Templates, |host| async move { Ok(host.template_ids()) }).boxed()
+    }
+
+    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
+        let set = move |host: Self| async move { host.set_lifetime_now(&id, lifetime) };
+        self.carry_out(Method::SetLifetime, set).boxed()
+    }
+
+    fn touch(&self, ids: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>> {
+        let touch = |host: Self| async move {
+            host.touch_now(&ids);
+            Ok(())
+        };
+        self.carry_out(Method::Touch, touch).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>> {
@@ -416,7 +470,7 @@ impl HostDriver for SimHost {
             match (state, port) {
                 (HostSandboxState::Running, AGENT_PORT) => Ok(guest.connect(&host.0.tasks, &ended)),
                 (HostSandboxState::Running, _) => Err(HostError::Unavailable(format!("port {port} of the guest"))),
-                _ => Err(HostError::WrongState { state: "starting".into() }),
+                (state, _) => Err(HostError::WrongState { state: format!("{state:?}").to_lowercase() }),
             }
         };
         self.carry_out(Method::OpenStream, open).boxed()

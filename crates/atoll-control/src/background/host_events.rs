@@ -13,6 +13,7 @@ use atoll_domain::{Principal, SandboxStatus};
 
 use atoll_store::Step;
 
+use crate::sandboxes::FoundPaused;
 use crate::{Control, ControlError};
 
 /// Follows the host's stream to its end.
@@ -28,6 +29,11 @@ pub(crate) async fn activate(control: &Control) -> Result<(), ControlError> {
 
 async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError> {
     let sandbox = control.store().sandbox(&event.sandbox).await?;
+    // Asked for before the transaction, which must not wait for a host.
+    let used = match (&event.kind, &sandbox) {
+        (HostEventKind::Paused { .. }, Some(sandbox)) if !sandbox.status.is_over() => control.used_so_far(sandbox).await,
+        _ => Vec::new(),
+    };
     let now = control.now();
     let tx = control.store().begin(Step::HostEvent).await?;
     if !tx.see_event(control.own_host(), event.seq).await? {
@@ -49,6 +55,22 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
             }
             control.forget(&sandbox.id);
         }
+        (HostEventKind::Paused { paused, cause }, Some(sandbox)) => {
+            let (incarnation, cause) = (event.incarnation, *cause);
+            let found = FoundPaused { sandbox, incarnation, paused, cause, used: &used };
+            if control.note_found_paused(&tx, found).await? {
+                tracing::info!(sandbox.id = %sandbox.id, ?cause, "the host paused a sandbox");
+            }
+        }
+        (HostEventKind::PauseFailed { reason, .. }, Some(sandbox)) if sandbox.incarnation == event.incarnation => {
+            tracing::warn!(sandbox.id = %sandbox.id, %reason, "a sandbox whose time is over could not be paused");
+            let mut row = control.audit(&Principal::System, AuditAction::SandboxPauseFailed, sandbox);
+            row.metadata.insert("reason".into(), reason.clone());
+            tx.audit(&row).await?;
+            let why = Some(reason.clone());
+            tx.happened(&sandbox.id, &control.happening(sandbox, HappeningKind::PauseFailed, why)).await?;
+        }
+        (HostEventKind::Paused { .. } | HostEventKind::PauseFailed { .. }, _) => {}
         (HostEventKind::DiskFull, _) => {
             tracing::warn!(sandbox.id = %event.sandbox, "the host's disk is full: a sandbox stands still");
         }
@@ -58,7 +80,7 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
     let happening = match event.kind {
         HostEventKind::DiskFull => Some(HappeningKind::DiskFull),
         HostEventKind::Resumed => Some(HappeningKind::GoesOn),
-        HostEventKind::Ended { .. } => None,
+        HostEventKind::Ended { .. } | HostEventKind::Paused { .. } | HostEventKind::PauseFailed { .. } => None,
     };
     if let (Some(kind), Some(sandbox)) = (happening, &sandbox) {
         tx.happened(&sandbox.id, &control.happening(sandbox, kind, None)).await?;

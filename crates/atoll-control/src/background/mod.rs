@@ -8,6 +8,7 @@
 mod host_events;
 mod operations;
 pub mod reconcile;
+pub mod templates;
 mod uses;
 
 use std::time::Duration;
@@ -23,6 +24,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How long a comparison lets events come in.
 const EVENTS_FIRST: Duration = Duration::from_millis(300);
 const USES_EVERY: Duration = Duration::from_secs(5);
+/// Well below the shortest timeout of a sandbox, which is one second.
+const TELL_USES_EVERY: Duration = Duration::from_millis(500);
 const RETRY_EVENTS: Duration = Duration::from_secs(1);
 
 type Activation = BoxFuture<'static, Result<(), ControlError>>;
@@ -38,6 +41,8 @@ pub(crate) fn start(control: &Control) {
         }
         .boxed()
     });
+    every(control, RECONCILE_EVERY, "templates", |c| async move { templates::activate(&c).await.map(drop) }.boxed());
+    every(control, TELL_USES_EVERY, "uses for the host", |c| async move { uses::tell(&c).await.map(drop) }.boxed());
     every(control, USES_EVERY, "uses", |c| async move { uses::activate(&c).await.map(drop) }.boxed());
     every(control, RETRY_EVENTS, "host events", |c| async move { host_events::activate(&c).await }.boxed());
 }

@@ -1,18 +1,20 @@
 //! Finishes what an earlier Atoll began.
 //!
 //! How it works: a call that was written down and has no outcome, and that nobody in this process carries out, was cut off by a crash.
-//! A destroy is carried out: it was wanted. A create that the host finished, or did not, is settled by the comparison with
+//! A destroy is carried out: it was wanted, and so are new limits. A template that was being made is dropped: nobody was told its name. A
+//! pause or a resume is closed once host and record agree about it. A create that the host finished, or did not, is settled by the comparison with
 //! the host ([`super::reconcile`]); here it is only closed once its sandbox is no longer pending.
 //!
 //! Deliberately absent: the one who asked. A destroy that is finished here stands in the audit log as the system's.
 
 use std::collections::HashSet;
 
-use atoll_domain::host::Call;
+use atoll_domain::host::{Call, HostError, HostSandboxState};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxStatus};
 use atoll_store::{Operation, OperationKind, Step};
 
+use crate::sandboxes::destroy::last_life;
 use crate::{Control, ControlError};
 
 /// Answers how many calls have their outcome now.
@@ -47,16 +49,46 @@ async fn settle(control: &Control, operation: &Operation, sandbox: Option<Sandbo
         (OperationKind::Destroy, Some(sandbox)) => {
             tracing::info!(sandbox.id = %sandbox.id, "finishing a destroy that an earlier Atoll began");
             let _busy = control.busy(&sandbox.id);
-            let call = Call { operation: operation.id.clone(), incarnation: sandbox.incarnation };
+            let call = Call { operation: operation.id.clone(), incarnation: last_life(&sandbox) };
             control.finish_destroy(&Principal::System, &sandbox, &call, Step::OperationResumed).await?;
             Ok(true)
         }
         (OperationKind::Create, Some(sandbox)) if sandbox.status == SandboxStatus::Pending => Ok(false),
-        _ => {
-            let tx = control.store().begin(Step::OperationResumed).await?;
-            tx.finish_operation(&operation.id, control.now()).await?;
-            tx.commit().await?;
+        // Nobody heard of an answer; the comparison with the host writes down what came of it.
+        (OperationKind::Pause | OperationKind::Resume, Some(sandbox)) if !agrees(control, &sandbox).await? => Ok(false),
+        (OperationKind::Lifetime, Some(sandbox)) => {
+            let _busy = control.busy(&sandbox.id);
+            let call = Call { operation: operation.id.clone(), incarnation: sandbox.incarnation };
+            control.tell_lifetime(&sandbox, &call, sandbox.lifetime, None).await?;
             Ok(true)
         }
+        (OperationKind::Snapshot, _) => {
+            // Its name was never given to it.
+            if let Some(template) = &operation.subject {
+                control.driver().drop_template(template.clone()).await?;
+            }
+            close(control, operation).await
+        }
+        _ => close(control, operation).await,
+    }
+}
+
+async fn close(control: &Control, operation: &Operation) -> Result<bool, ControlError> {
+    let tx = control.store().begin(Step::OperationResumed).await?;
+    tx.finish_operation(&operation.id, control.now()).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Whether a host is done with a sandbox, and has it as it is written down.
+async fn agrees(control: &Control, sandbox: &Sandbox) -> Result<bool, ControlError> {
+    match control.driver().inspect(sandbox.id.clone()).await {
+        Err(HostError::NotFound) => Ok(true),
+        Err(error) => Err(error.into()),
+        Ok(facts) => Ok(match (sandbox.status, facts.state) {
+            (SandboxStatus::Running, HostSandboxState::Running) => true,
+            (SandboxStatus::Paused, HostSandboxState::Paused) => facts.incarnation == sandbox.incarnation,
+            _ => false,
+        }),
     }
 }

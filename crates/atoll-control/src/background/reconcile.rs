@@ -8,13 +8,15 @@
 use std::collections::BTreeMap;
 
 use atoll_domain::audit::AuditAction;
-use atoll_domain::happening::HappeningKind;
+use atoll_domain::happening::{Happening, HappeningKind};
+use atoll_domain::host::SandboxFacts;
 use atoll_domain::reconcile::{Observed, Remedy, remedy};
-use atoll_domain::record::Sandbox;
+use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
 
 use atoll_store::Step;
 
+use crate::sandboxes::FoundPaused;
 use crate::{Control, ControlError};
 
 /// What an activation did.
@@ -22,6 +24,10 @@ use crate::{Control, ControlError};
 pub struct Status {
     /// Marked as running.
     pub running: Vec<SandboxId>,
+    /// Marked as paused.
+    pub paused: Vec<SandboxId>,
+    /// Marked as running again.
+    pub resumed: Vec<SandboxId>,
     /// Marked as stopped or failed.
     pub over: Vec<SandboxId>,
     /// Ended on the host.
@@ -69,6 +75,8 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
                 tx.finish_operations_of(&sandbox.id, now).await?;
                 tx.commit().await?;
             }
+            (Remedy::MarkPaused, Some(sandbox), Some(facts)) => paused(control, sandbox, &facts, &mut status).await?,
+            (Remedy::MarkResumed, Some(sandbox), Some(facts)) => resumed(control, sandbox, &facts, &mut status).await?,
             (Remedy::MarkStopped, Some(sandbox), _) => {
                 over(control, sandbox, SandboxStatus::Stopped, AuditAction::SandboxEnded, &mut status).await?;
             }
@@ -87,6 +95,46 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
         }
     }
     Ok(status)
+}
+
+/// A pause whose outcome was lost: what the host says is kept.
+async fn paused(
+    control: &Control,
+    sandbox: &Sandbox,
+    facts: &SandboxFacts,
+    status: &mut Status,
+) -> Result<(), ControlError> {
+    let unknown = Paused { at: control.now(), generation: None, quiesced: false, bytes: 0 };
+    let kept = facts.paused.as_ref().unwrap_or(&unknown);
+    let used = control.used_so_far(sandbox).await;
+    let tx = control.store().begin(Step::ReconcilePaused).await?;
+    let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused: kept, cause: None, used: &used };
+    if control.note_found_paused(&tx, found).await? {
+        status.paused.push(sandbox.id.clone());
+    }
+    tx.finish_operations_of(&sandbox.id, control.now()).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// A resume whose outcome was lost: the host runs a later life.
+async fn resumed(
+    control: &Control,
+    sandbox: &Sandbox,
+    facts: &SandboxFacts,
+    status: &mut Status,
+) -> Result<(), ControlError> {
+    let now = control.now();
+    let tx = control.store().begin(Step::ReconcileResumed).await?;
+    if tx.mark_resumed(facts, now).await? {
+        tx.audit(&control.audit(&Principal::System, AuditAction::SandboxResume, sandbox)).await?;
+        let line = Happening { at: now, incarnation: facts.incarnation, kind: HappeningKind::Resumed, reason: None };
+        tx.happened(&sandbox.id, &line).await?;
+        status.resumed.push(sandbox.id.clone());
+    }
+    tx.finish_operations_of(&sandbox.id, now).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn over(

@@ -14,7 +14,7 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
 use atoll_domain::record::Sandbox;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::{Lifetime, LifetimeChange};
 use atoll_domain::validate::{self, HostLimits};
 use atoll_domain::{Incarnation, Invalid, Principal, SandboxId, SandboxStatus};
 use atoll_store::{OperationKind, Step};
@@ -37,14 +37,24 @@ pub struct CreateInput {
     pub memory_mb: Option<i64>,
     /// Writable disk in MiB.
     pub disk_mb: Option<i64>,
-    /// Idle timeout in seconds.
-    pub timeout_sec: Option<i64>,
+    /// How long it may live without being asked for.
+    pub lifetime: LifetimeChange,
+    /// `cold`: it must boot, though a golden could be restored.
+    pub boot: Option<String>,
     /// `none` or `internet`.
     pub network: Option<String>,
     /// Variables of every process in it.
     pub envs: BTreeMap<String, String>,
     /// Labels.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// What a sandbox is to be, and how it comes to be.
+struct Planned {
+    sandbox: Sandbox,
+    /// Id of the snapshot template that it starts from.
+    snapshot: Option<String>,
+    cold: bool,
 }
 
 impl Control {
@@ -77,9 +87,11 @@ impl Control {
                 },
             },
         };
-        let sandbox = self.plan_sandbox(principal, &input).await?;
+        let planned = self.plan_sandbox(principal, &input).await?;
+        let sandbox = &planned.sandbox;
         let call = Self::call(sandbox.incarnation)?;
         let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs: input.envs };
+        let sealed = self.sealing().seal(&sandbox.id, &secrets)?;
         let busy = self.busy(&sandbox.id);
         let tx = self.store().begin(Step::CreateIntent).await?;
         if let Some((claim, failed)) = claim {
@@ -91,13 +103,14 @@ impl Control {
                 return Err(ControlError::InProgress);
             }
         }
-        tx.insert_sandbox(&sandbox).await?;
+        tx.insert_sandbox(sandbox).await?;
+        tx.keep_secrets(&sandbox.id, &sealed).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Create, sandbox.created_at).await?;
-        tx.audit(&self.audit(principal, AuditAction::SandboxCreate, &sandbox)).await?;
-        tx.happened(&sandbox.id, &self.happening(&sandbox, HappeningKind::Created, None)).await?;
+        tx.audit(&self.audit(principal, AuditAction::SandboxCreate, sandbox)).await?;
+        tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Created, None)).await?;
         tx.commit().await?;
         let (control, principal, id) = (self.clone(), principal.clone(), sandbox.id.clone());
-        let task = self.spawn(async move { control.carry_out_create(principal, sandbox, call, secrets, busy).await });
+        let task = self.spawn(async move { control.carry_out_create(principal, planned, call, secrets, busy).await });
         task.await.map_err(|_| ControlError::Stopping)??;
         let made = self.store().sandbox(&id).await?;
         made.map(Done::now).ok_or(ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
@@ -114,23 +127,34 @@ impl Control {
     }
 
     /// Checks the input and writes out what the sandbox is to be.
-    async fn plan_sandbox(&self, principal: &Principal, input: &CreateInput) -> Result<Sandbox, ControlError> {
+    async fn plan_sandbox(&self, principal: &Principal, input: &CreateInput) -> Result<Planned, ControlError> {
         let team = principal.team().ok_or(ControlError::Forbidden { who: "the system" })?.clone();
         let asked = validate::template_name(input.template.as_deref())?;
         let network = validate::network(input.network.as_deref())?;
-        let timeout_sec = validate::timeout_sec(input.timeout_sec)?;
+        let cold = validate::boots_cold(input.boot.as_deref())?;
+        let now = self.now();
+        let lifetime = Lifetime::default().changed(&input.lifetime, now)?;
         validate::envs(input.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
         check_labels(&input.metadata)?;
         let capacity = self.driver().capacity().await?;
         let limits = HostLimits { cpus: capacity.cpus, memory_mb: capacity.memory_mb, isolation: capacity.isolation };
-        let shape = validate::shape(input.vcpus, input.memory_mb, input.disk_mb, limits)?;
-        admit(shape, capacity.room)?;
         let template = if asked == "minimal" { "base" } else { asked };
-        if !capacity.templates.iter().any(|known| known == template) {
-            return Err(ControlError::NotFound { what: What::Template, id: asked.to_owned() });
-        }
-        let now = self.now();
-        Ok(Sandbox {
+        let snapshot = if capacity.templates.iter().any(|known| known == template) {
+            None
+        } else {
+            let unknown = || ControlError::NotFound { what: What::Template, id: asked.to_owned() };
+            Some(self.store().template(&team, template).await?.ok_or_else(unknown)?)
+        };
+        let shape = match &snapshot {
+            None => validate::shape(input.vcpus, input.memory_mb, input.disk_mb, limits)?,
+            Some(_) if cold => {
+                let detail = "a snapshot template is restored; leave it out, or name a base template";
+                return Err(Invalid::new("boot", "malformed", detail).into());
+            }
+            Some(snapshot) => validate::shape_of_copy(input.vcpus, input.memory_mb, input.disk_mb, snapshot.shape)?,
+        };
+        admit(shape, capacity.room)?;
+        let sandbox = Sandbox {
             id: SandboxId::from_random(random::bytes()?),
             team,
             host: self.own_host().clone(),
@@ -140,7 +164,7 @@ impl Control {
             incarnation: Incarnation::FIRST,
             shape,
             network,
-            lifetime: Lifetime { timeout_sec, ..Lifetime::default() },
+            lifetime,
             paused: None,
             metadata: input.metadata.clone(),
             guest_ip: None,
@@ -149,17 +173,19 @@ impl Control {
             started_at: None,
             last_active_at: None,
             last_updated: now,
-        })
+        };
+        Ok(Planned { sandbox, snapshot: snapshot.map(|snapshot| snapshot.id), cold })
     }
 
     async fn carry_out_create(
         &self,
         principal: Principal,
-        sandbox: Sandbox,
+        planned: Planned,
         call: Call,
         secrets: SandboxSecrets,
         _busy: Busy,
     ) -> Result<(), ControlError> {
+        let Planned { sandbox, snapshot, cold } = planned;
         let spec = SandboxSpec {
             id: sandbox.id.clone(),
             template: sandbox.template.clone(),
@@ -167,8 +193,8 @@ impl Control {
             network: sandbox.network,
             default_user: "root".into(),
             lifetime: sandbox.lifetime,
-            snapshot: None,
-            cold: false,
+            snapshot,
+            cold,
         };
         let token = secrets.token.clone();
         let made = self.driver().create(call.clone(), CreateSandbox { spec, secrets }).await;

@@ -11,11 +11,19 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{Call, HostError};
 use atoll_domain::record::Sandbox;
-use atoll_domain::{Principal, SandboxStatus};
+use atoll_domain::{Incarnation, Principal, SandboxStatus};
 use atoll_store::{OperationKind, Step};
 
 use crate::control::Busy;
 use crate::{Control, ControlError};
+
+/// The life that a destroy is about: that of a paused one may have begun already, and a destroy wins over a resume.
+pub(crate) fn last_life(sandbox: &Sandbox) -> Incarnation {
+    match sandbox.status {
+        SandboxStatus::Paused => Incarnation(sandbox.incarnation.0 + 1),
+        _ => sandbox.incarnation,
+    }
+}
 
 impl Control {
     /// Ends a sandbox of the principal's team; one that is over already is no error.
@@ -40,7 +48,7 @@ impl Control {
         sandbox: &Sandbox,
         _busy: Busy,
     ) -> Result<(), ControlError> {
-        let call = Self::call(sandbox.incarnation)?;
+        let call = Self::call(last_life(sandbox))?;
         let tx = self.store().begin(Step::DestroyIntent).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;
         tx.commit().await?;
@@ -61,7 +69,7 @@ impl Control {
         let tx = self.store().begin(step).await?;
         if answer.is_ok() {
             let reason = "destroyed";
-            if tx.mark_over(&sandbox.id, sandbox.incarnation, SandboxStatus::Stopped, reason, now).await? {
+            if tx.mark_over(&sandbox.id, call.incarnation, SandboxStatus::Stopped, reason, now).await? {
                 tx.audit(&self.audit(principal, AuditAction::SandboxDestroy, sandbox)).await?;
                 tx.insert_metric_points(&sandbox.id, &kept).await?;
                 tx.drop_fine_metric_points(&sandbox.id).await?;

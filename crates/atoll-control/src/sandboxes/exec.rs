@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, HostSandboxState};
 use atoll_domain::record::Sandbox;
-use atoll_domain::{Invalid, Principal, SandboxId, validate};
+use atoll_domain::{Invalid, Principal, SandboxId, SandboxStatus, validate};
 use atoll_guest_client::{
     AGENT_PORT, AccessToken, Code, GuestClient, GuestError, ProcessEvent, Reason, Selector, StartRequest, dial_fn,
 };
@@ -81,7 +81,8 @@ impl Control {
         }
         let sandbox = self.running(principal, id).await?;
         let agent = self.agent(&sandbox).await?;
-        self.used(&sandbox.id);
+        // Somebody waits for it: as long as that lasts the sandbox is in use.
+        let _in_use = self.in_use(&sandbox.id);
         let request = StartRequest {
             cmd: input.cmd.clone(),
             args: input.args,
@@ -129,8 +130,11 @@ impl Control {
         match self.driver().inspect(sandbox.id.clone()).await {
             Err(HostError::NotFound) => {
                 let status = self.store().sandbox(&sandbox.id).await.ok().flatten().map(|s| s.status);
-                let status = status.filter(|s| s.is_over()).unwrap_or(atoll_domain::SandboxStatus::Stopped);
+                let status = status.filter(|s| s.is_over()).unwrap_or(SandboxStatus::Stopped);
                 ControlError::NotRunning { id: sandbox.id.to_string(), status }
+            }
+            Ok(facts) if matches!(facts.state, HostSandboxState::Pausing | HostSandboxState::Paused) => {
+                ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Paused }
             }
             _ => ControlError::Guest(error),
         }
@@ -138,10 +142,10 @@ impl Control {
 }
 
 /// A host that has no such sandbox any more: it has stopped, whatever the record says yet.
-fn gone(id: &SandboxId, error: HostError) -> ControlError {
+pub(crate) fn gone(id: &SandboxId, error: HostError) -> ControlError {
     match error {
         HostError::NotFound => {
-            ControlError::NotRunning { id: id.to_string(), status: atoll_domain::SandboxStatus::Stopped }
+            ControlError::NotRunning { id: id.to_string(), status: SandboxStatus::Stopped }
         }
         other => other.into(),
     }

@@ -4,8 +4,10 @@
 //!
 //! Deliberately absent: limits on a file's size other than the caller's own.
 
-use atoll_domain::{Principal, validate};
+use atoll_domain::{Principal, SandboxId, validate};
 use atoll_guest_client::{FileBody, FileReader, GuestError};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 
 use super::exec::from_file_refusal;
 use crate::{Control, ControlError};
@@ -15,8 +17,22 @@ const USER: &str = "root";
 /// A file that is being read.
 #[derive(Debug)]
 pub struct FileDownload {
-    /// Its bytes, as they come.
-    pub reader: FileReader,
+    reader: FileReader,
+    control: Control,
+    sandbox: SandboxId,
+}
+
+impl FileDownload {
+    /// How many bytes will come, when the agent said so.
+    pub fn size(&self) -> Option<u64> {
+        self.reader.size()
+    }
+
+    /// Its bytes, as they come; each piece is a use of the sandbox.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, GuestError>> + Send {
+        let Self { reader, control, sandbox } = self;
+        reader.into_stream().inspect(move |_| control.used(&sandbox))
+    }
 }
 
 impl Control {
@@ -34,9 +50,9 @@ impl Control {
         validate::path("path", path)?;
         let sandbox = self.running(principal, id).await?;
         let agent = self.agent(&sandbox).await?;
-        self.used(&sandbox.id);
+        let in_use = self.in_use(&sandbox.id);
         let written = agent.write_file(path, Some(USER), body).await;
-        self.used(&sandbox.id);
+        drop(in_use);
         match written.map_err(|error| from_file_refusal(error, path)) {
             Ok(_) => Ok(()),
             Err(ControlError::Guest(error @ GuestError::Source(_))) => Err(ControlError::Guest(error)),
@@ -55,7 +71,7 @@ impl Control {
         let agent = self.agent(&sandbox).await?;
         self.used(&sandbox.id);
         match agent.read_file(path, Some(USER), None).await.map_err(|error| from_file_refusal(error, path)) {
-            Ok(reader) => Ok(FileDownload { reader }),
+            Ok(reader) => Ok(FileDownload { reader, control: self.clone(), sandbox: sandbox.id }),
             Err(ControlError::Guest(error)) => Err(self.why_lost(&sandbox, error).await),
             Err(error) => Err(error),
         }

@@ -61,13 +61,23 @@ impl Control {
         Ok(SandboxMetrics { tier, points })
     }
 
+    /// All that a sandbox used, if its host says it at once: a pause must not hang on numbers either.
+    pub(crate) async fn used_so_far(&self, sandbox: &Sandbox) -> Vec<Joined> {
+        match tokio::time::timeout(LAST_LIMIT, self.driver().flush_metrics(sandbox.id.clone())).await {
+            Ok(Ok(points)) => points,
+            Ok(Err(error)) => {
+                tracing::warn!(sandbox.id = %sandbox.id, %error, "what a paused sandbox used is not kept");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// The 24 hours of a sandbox that is about to be destroyed, if its host says them at once.
     pub(crate) async fn last_metrics(&self, sandbox: &Sandbox) -> Vec<Joined> {
         if sandbox.status != SandboxStatus::Running {
             return Vec::new();
         }
-        let asked = tokio::time::timeout(LAST_LIMIT, self.driver().flush_metrics(sandbox.id.clone())).await;
-        let points = asked.ok().and_then(Result::ok).unwrap_or_default();
-        points.into_iter().filter(|joined| joined.tier == Tier::Day).collect()
+        self.used_so_far(sandbox).await.into_iter().filter(|joined| joined.tier == Tier::Day).collect()
     }
 }

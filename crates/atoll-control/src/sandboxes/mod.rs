@@ -1,20 +1,27 @@
-//! Sandboxes: create, look, use, destroy.
+//! Sandboxes: create, look, use, pause, resume, destroy.
 
 mod background;
 mod create;
-mod destroy;
+pub(crate) mod destroy;
 mod exec;
 mod files;
 mod history;
+mod lifetime;
 mod metrics;
+mod pause;
 mod processes;
 mod query;
+mod resume;
 mod tree;
 
 pub use background::Started;
 pub use create::CreateInput;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;
+pub use lifetime::on_expiry;
 pub use metrics::SandboxMetrics;
+pub use pause::PausedSandbox;
 pub use processes::{ProcessHandle, Session, StartInput};
+pub(crate) use exec::gone;
+pub(crate) use pause::{FoundPaused, is_refusal};
 pub use query::{SandboxPage, decode_cursor, encode_cursor};

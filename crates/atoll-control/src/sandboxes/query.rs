@@ -13,6 +13,7 @@ use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, SandboxId, SandboxStatus};
 use atoll_store::Position;
 
+use super::resume::Because;
 use crate::{Control, ControlError, What};
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -53,12 +54,31 @@ impl Control {
         if principal.team() == Some(&sandbox.team) { Ok(sandbox) } else { Err(missing()) }
     }
 
-    /// The same, if it runs.
+    /// One that was found before, as it is now.
+    pub(crate) async fn owned_again(&self, id: &SandboxId) -> Result<Sandbox, ControlError> {
+        let found = self.store().sandbox(id).await?;
+        found.ok_or_else(|| ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
+    }
+
+    /// The same, if it runs now.
+    async fn running_now(&self, principal: &Principal, id: &str) -> Result<Sandbox, ControlError> {
+        Self::authorise(principal, Action::UseSandboxes)?;
+        let sandbox = self.owned(principal, id).await?;
+        match sandbox.status {
+            SandboxStatus::Running => Ok(sandbox),
+            status => Err(ControlError::NotRunning { id: id.to_owned(), status }),
+        }
+    }
+
+    /// The same for who is about to use it: a paused one that says so is resumed first.
     pub(crate) async fn running(&self, principal: &Principal, id: &str) -> Result<Sandbox, ControlError> {
         Self::authorise(principal, Action::UseSandboxes)?;
         let sandbox = self.owned(principal, id).await?;
         match sandbox.status {
             SandboxStatus::Running => Ok(sandbox),
+            SandboxStatus::Paused if sandbox.lifetime.auto_resume => {
+                self.resumed(principal, sandbox, Because::Used).await
+            }
             status => Err(ControlError::NotRunning { id: id.to_owned(), status }),
         }
     }
@@ -109,7 +129,7 @@ impl Control {
     /// # Errors
     /// Not found, not running, a failing host.
     pub async fn console(&self, principal: &Principal, id: &str) -> Result<Vec<u8>, ControlError> {
-        let sandbox = self.running(principal, id).await?;
+        let sandbox = self.running_now(principal, id).await?;
         Ok(self.driver().console(sandbox.id).await?)
     }
 
@@ -125,7 +145,7 @@ impl Control {
         Ok(counts)
     }
 
-    /// Counts as a use.
+    /// Counts as a use; resumes a paused one that says so.
     ///
     /// # Errors
     /// Not found, not running.

@@ -8,6 +8,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 mod m0001_initial;
 mod m0002_idempotency;
 mod m0003_life;
+mod m0004_pause;
 
 pub(crate) struct Migrator;
 
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_initial::Migration),
             Box::new(m0002_idempotency::Migration),
             Box::new(m0003_life::Migration),
+            Box::new(m0004_pause::Migration),
         ]
     }
 }

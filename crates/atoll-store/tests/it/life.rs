@@ -1,13 +1,13 @@
 //! A sandbox's life in the database: limits, pause and resume, metric points, templates, what happened.
 
 use atoll_domain::happening::{Happening, HappeningKind};
-use atoll_domain::host::SandboxFacts;
+use atoll_domain::host::{Call, SandboxFacts};
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::{Paused, Sandbox, Template, TemplateKind};
 use atoll_domain::ttl::{Lifetime, OnExpiry};
-use atoll_domain::{HostId, Incarnation, SandboxStatus, Shape};
-use atoll_store::{Step, Store, WriteTransaction};
+use atoll_domain::{HostId, Incarnation, OperationId, SandboxStatus, Shape};
+use atoll_store::{OperationKind, Step, Store, WriteTransaction};
 
 use crate::support::{self, open, team};
 
@@ -60,7 +60,7 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     tx.insert_sandbox(&row).await.unwrap();
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 2).await.unwrap(), "it does not run yet");
     assert!(tx.mark_running(&facts(&row, 1), 3).await.unwrap());
-    assert!(!tx.mark_paused(&row.id, Incarnation(2), &paused, 5).await.unwrap(), "another life");
+    assert!(!tx.mark_paused(&row.id, Incarnation(0), &paused, 5).await.unwrap(), "an older life");
     assert!(tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 5).await.unwrap());
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 6).await.unwrap(), "paused before");
     tx.commit().await.unwrap();
@@ -74,6 +74,57 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     let kept = store.sandbox(&row.id).await.unwrap().unwrap();
     assert_eq!((kept.status, kept.paused, kept.incarnation), (SandboxStatus::Running, None, Incarnation(2)));
     assert_eq!(kept.shape.vcpus, 2, "the size survives a resume");
+}
+
+#[tokio::test]
+async fn a_pause_of_a_later_life_that_was_missed_is_the_one_that_counts() {
+    let db = open().await;
+    let store = &db.store;
+    let row = sandbox();
+    let paused = |at| Paused { at, generation: None, quiesced: true, bytes: 1 };
+    let tx = begin(store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    assert!(tx.mark_running(&facts(&row, 1), 2).await.unwrap());
+    assert!(tx.mark_paused(&row.id, Incarnation::FIRST, &paused(3), 3).await.unwrap());
+    assert!(tx.mark_paused(&row.id, Incarnation(2), &paused(4), 4).await.unwrap());
+    assert!(!tx.mark_paused(&row.id, Incarnation(2), &paused(5), 5).await.unwrap());
+    tx.commit().await.unwrap();
+    let kept = store.sandbox(&row.id).await.unwrap().unwrap();
+    assert_eq!((kept.incarnation, kept.paused), (Incarnation(2), Some(paused(4))));
+}
+
+#[tokio::test]
+async fn sealed_secrets_are_kept_until_it_is_over() {
+    let db = open().await;
+    let store = &db.store;
+    let row = sandbox();
+    let tx = begin(store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    tx.keep_secrets(&row.id, "v1.sealed").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.secrets(&row.id).await.unwrap().as_deref(), Some("v1.sealed"));
+    let tx = begin(store).await;
+    assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 3).await.unwrap());
+    tx.keep_secrets(&row.id, "v1.again").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.secrets(&row.id).await.unwrap(), None);
+    assert_eq!(store.secrets(&support::id(99)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_call_names_what_it_makes_until_it_has_its_outcome() {
+    let db = open().await;
+    let store = &db.store;
+    let call = Call { operation: OperationId::from_random([3; 16]), incarnation: Incarnation(2) };
+    let tx = begin(store).await;
+    tx.begin_operation_on(&call, &sandbox().id, OperationKind::Snapshot, Some("tpl-1"), 1).await.unwrap();
+    tx.commit().await.unwrap();
+    let open = store.open_operations().await.unwrap();
+    assert_eq!((open[0].kind, open[0].subject.as_deref()), (OperationKind::Snapshot, Some("tpl-1")));
+    let tx = begin(store).await;
+    tx.finish_operation(&call.operation, 2).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.open_operations().await.unwrap(), []);
 }
 
 /// As many points as the rings can hold.

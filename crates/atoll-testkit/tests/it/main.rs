@@ -6,6 +6,8 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod life;
+
 use std::sync::Arc;
 
 use atoll_control::ports::HostDriver as _;

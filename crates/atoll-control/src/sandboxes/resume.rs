@@ -1,0 +1,196 @@
+//! Letting a paused sandbox go on: because somebody asks for it, or because somebody uses one that says so (`auto_resume`).
+//!
+//! How it works: whoever asks while a resume is under way joins it; the one who leads has a task of the control plane's own, so that a
+//! client that goes away changes nothing. The intent names the next life; only when the host says that it runs does the record
+//! take that life over. A resume that fails leaves what is kept as it was.
+//!
+//! Deliberately absent: falling back to the disk alone. That is asked for with mode `disk`, because it gives the memory up.
+
+use atoll_domain::access::Action;
+use atoll_domain::audit::AuditAction;
+use atoll_domain::happening::{Happening, HappeningKind};
+use atoll_domain::host::{Call, HostError, HostSandboxState, PauseMode, ResumeSandbox, SandboxFacts};
+use atoll_domain::record::Sandbox;
+use atoll_domain::{Incarnation, Principal, SandboxStatus};
+use atoll_store::{OperationKind, Step};
+
+use super::exec::gone;
+use super::pause::{FoundPaused, is_refusal, mode};
+use crate::{Control, ControlError};
+
+/// Why a sandbox is resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// Somebody asked for it.
+    Asked(PauseMode),
+    /// Somebody uses it.
+    Used,
+}
+
+impl Control {
+    /// Resumes a paused sandbox with its memory, or in mode `disk` by booting from its disk; answers when its agent does. One that runs
+    /// already is no error.
+    ///
+    /// # Errors
+    /// Not found, neither running nor paused, on its way to disk, a memory that cannot be used any more, an `end_at` that has passed, or
+    /// what the host says.
+    pub async fn resume_sandbox(
+        &self,
+        principal: &Principal,
+        id: &str,
+        mode_text: Option<&str>,
+    ) -> Result<Sandbox, ControlError> {
+        Self::authorise(principal, Action::UseSandboxes)?;
+        let because = Because::Asked(mode(mode_text)?);
+        let sandbox = self.owned(principal, id).await?;
+        match sandbox.status {
+            SandboxStatus::Running if self.nothing_under_way(&sandbox).await? == HostSandboxState::Running => Ok(sandbox),
+            // Its host has paused it a moment ago.
+            SandboxStatus::Running => {
+                self.take_pause_in(&sandbox).await?;
+                self.resumed(principal, sandbox, because).await
+            }
+            SandboxStatus::Paused => self.resumed(principal, sandbox, because).await,
+            status => Err(ControlError::NotRunning { id: id.to_owned(), status }),
+        }
+    }
+
+    /// Resumes a paused sandbox, or joins who does.
+    pub(crate) async fn resumed(
+        &self,
+        principal: &Principal,
+        sandbox: Sandbox,
+        because: Because,
+    ) -> Result<Sandbox, ControlError> {
+        let id = sandbox.id.clone();
+        let (wait, lead) = self.resumes().join(&id);
+        if let Some(lead) = lead {
+            let busy = self.busy(&id);
+            let (control, principal) = (self.clone(), principal.clone());
+            self.spawn(async move {
+                let outcome = control.carry_out_resume(&principal, sandbox, because).await;
+                drop(busy);
+                lead.end(outcome);
+            });
+        }
+        wait.outcome().await?;
+        let sandbox = self.store().sandbox(&id).await?;
+        let status = sandbox.as_ref().map_or(SandboxStatus::Stopped, |sandbox| sandbox.status);
+        match sandbox {
+            Some(sandbox) if status == SandboxStatus::Running => Ok(sandbox),
+            _ => Err(ControlError::NotRunning { id: id.to_string(), status }),
+        }
+    }
+
+    async fn carry_out_resume(
+        &self,
+        principal: &Principal,
+        seen: Sandbox,
+        because: Because,
+    ) -> Result<(), ControlError> {
+        // Whoever led before may have ended between the caller's look and this one.
+        let sandbox = self.store().sandbox(&seen.id).await?.unwrap_or(seen);
+        match sandbox.status {
+            SandboxStatus::Running => return Ok(()),
+            SandboxStatus::Paused => {}
+            status => return Err(ControlError::NotRunning { id: sandbox.id.to_string(), status }),
+        }
+        if sandbox.lifetime.end_at.is_some_and(|end| end <= self.now()) {
+            return Err(ControlError::DeadlinePassed { id: sandbox.id.to_string() });
+        }
+        let secrets = self.sealing().open(&sandbox.id, self.store().secrets(&sandbox.id).await?.as_deref())?;
+        let token = secrets.token.clone();
+        let call = Self::call(Incarnation(sandbox.incarnation.0 + 1))?;
+        let tx = self.store().begin(Step::ResumeIntent).await?;
+        tx.begin_operation(&call, &sandbox.id, OperationKind::Resume, self.now()).await?;
+        tx.commit().await?;
+        let request = ResumeSandbox { mode: how(&sandbox, because), secrets };
+        let answer = self.driver().resume(call.clone(), sandbox.id.clone(), request).await;
+        match answer {
+            Ok(facts) => {
+                self.remember_token(&sandbox.id, token);
+                self.note_resumed(principal, &sandbox, &call, &facts, because).await
+            }
+            Err(error) => {
+                self.note_resume_failed(principal, &sandbox, &call, &error).await?;
+                Err(gone(&sandbox.id, error))
+            }
+        }
+    }
+
+    async fn note_resumed(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        call: &Call,
+        facts: &SandboxFacts,
+        because: Because,
+    ) -> Result<(), ControlError> {
+        let now = self.now();
+        let tx = self.store().begin(Step::ResumeDone).await?;
+        if tx.mark_resumed(facts, now).await? {
+            let mut row = self.audit(principal, AuditAction::SandboxResume, sandbox);
+            let reason = match because {
+                Because::Used => Some("it was used"),
+                Because::Asked(PauseMode::Disk) => Some("from its disk alone"),
+                Because::Asked(PauseMode::Memory) => None,
+            };
+            row.metadata.extend(reason.map(|reason| ("reason".to_owned(), reason.to_owned())));
+            tx.audit(&row).await?;
+            let (kind, reason) = (HappeningKind::Resumed, reason.map(str::to_owned));
+            tx.happened(&sandbox.id, &Happening { at: now, incarnation: facts.incarnation, kind, reason }).await?;
+        }
+        tx.finish_operation(&call.operation, now).await?;
+        tx.commit().await?;
+        match self.store().sandbox(&sandbox.id).await? {
+            Some(row) if !row.status.is_over() => Ok(()),
+            // Destroyed before the host heard of the resume: nothing of it may stay.
+            _ => {
+                self.forget(&sandbox.id);
+                self.driver().destroy(Self::call(call.incarnation)?, sandbox.id.clone()).await?;
+                Err(ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Stopped })
+            }
+        }
+    }
+
+    async fn note_resume_failed(
+        &self,
+        principal: &Principal,
+        sandbox: &Sandbox,
+        call: &Call,
+        error: &HostError,
+    ) -> Result<(), ControlError> {
+        let now = self.now();
+        let tx = self.store().begin(Step::ResumeDone).await?;
+        if !is_refusal(error) {
+            tx.audit(&self.audit(principal, AuditAction::SandboxResumeFailed, sandbox)).await?;
+            let why = Some(error.told());
+            tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::ResumeFailed, why)).await?;
+        }
+        tx.finish_operation(&call.operation, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Writes down that a host paused a sandbox, ahead of its own word about it.
+    async fn take_pause_in(&self, sandbox: &Sandbox) -> Result<(), ControlError> {
+        let facts = self.driver().inspect(sandbox.id.clone()).await?;
+        let Some(paused) = &facts.paused else { return Ok(()) };
+        let used = self.used_so_far(sandbox).await;
+        let tx = self.store().begin(Step::ReconcilePaused).await?;
+        let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused, cause: None, used: &used };
+        self.note_found_paused(&tx, found).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Of what kept only its disk there is nothing else to be had.
+fn how(sandbox: &Sandbox, because: Because) -> PauseMode {
+    let disk_alone = sandbox.paused.as_ref().is_some_and(|paused| paused.generation.is_none());
+    match because {
+        _ if disk_alone => PauseMode::Disk,
+        Because::Asked(mode) => mode,
+        Because::Used => PauseMode::Memory,
+    }
+}

@@ -1,0 +1,27 @@
+//! What pausing and resuming need: a sandbox's sealed secrets, and what a call is about besides its sandbox.
+
+use sea_orm_migration::prelude::*;
+
+pub(crate) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0004_pause"
+    }
+}
+
+const CHANGES: &[&str] = &[
+    "ALTER TABLE sandboxes ADD COLUMN secrets TEXT",
+    // The id of the template that a call makes.
+    "ALTER TABLE operations ADD COLUMN subject TEXT",
+];
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for change in CHANGES {
+            manager.get_connection().execute_unprepared(change).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! What every `HostDriver` keeps to about the life of a sandbox: pause, resume, templates, limits.
+//!
+//! How it works: as [`crate::conformance`]; each rule makes its own sandbox and ends it.
+//!
+//! Deliberately absent: what only a simulated host can be told to do, such as a limit that is reached at once.
+
+use std::sync::Arc;
+
+use atoll_domain::host::{
+    CreateSandbox, Destroyed, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
+    SandboxSecrets,
+};
+use atoll_domain::snapshot::MemoryReason;
+use atoll_domain::ttl::Lifetime;
+use atoll_domain::{Incarnation, SandboxId};
+use atoll_guest_client::{AGENT_PORT, AccessToken, FileBody, GuestClient, dial_fn};
+
+use crate::conformance::Driver;
+use crate::{eventually, ids};
+
+const FIRST: Incarnation = Incarnation::FIRST;
+const SECOND: Incarnation = Incarnation(2);
+
+/// A sandbox that runs, and what it was made of.
+async fn made(driver: &Driver) -> (SandboxId, CreateSandbox) {
+    let id = ids::sandbox();
+    let request = ids::request(&id);
+    driver.create(ids::call(FIRST), request.clone()).await.expect("a create");
+    (id, request)
+}
+
+async fn end(driver: &Driver, life: Incarnation, id: SandboxId) {
+    assert_eq!(driver.destroy(ids::call(life), id).await, Ok(Destroyed::Done));
+}
+
+fn resume(mode: PauseMode, secrets: &SandboxSecrets) -> ResumeSandbox {
+    ResumeSandbox { mode, secrets: secrets.clone() }
+}
+
+/// A client of a sandbox's agent.
+fn agent(driver: &Driver, id: &SandboxId, secrets: &SandboxSecrets) -> GuestClient {
+    let (driver, id) = (Arc::clone(driver), id.clone());
+    let dial = dial_fn(move || {
+        let (driver, id) = (Arc::clone(&driver), id.clone());
+        async move { driver.open_stream(id, AGENT_PORT).await.map_err(std::io::Error::other) }
+    });
+    GuestClient::new(dial, Some(AccessToken::new(secrets.token.expose())))
+}
+
+async fn write(agent: &GuestClient, path: &str, text: &'static str) {
+    agent.write_file(path, Some("root"), FileBody::bytes(text.as_bytes())).await.expect("a write");
+}
+
+async fn read(agent: &GuestClient, path: &str) -> bytes::Bytes {
+    let file = agent.read_file(path, Some("root"), None).await.expect("a read");
+    file.read_to_end(1024).await.expect("its bytes")
+}
+
+fn is_wrong_state<T: std::fmt::Debug>(answer: &Result<T, HostError>) -> bool {
+    matches!(answer, Err(HostError::WrongState { .. }))
+}
+
+/// A pause asked twice at once, and again afterwards, is one; a resume brings the next life, and asked twice is one.
+pub async fn pause_and_resume_are_idempotent(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "before the pause").await;
+    let pause = || driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory);
+    let (one, other) = tokio::join!(pause(), pause());
+    let kept = one.expect("a pause");
+    assert_eq!(other.as_ref(), Ok(&kept), "who asks meanwhile joins");
+    assert_eq!(pause().await, Ok(kept.clone()), "who asks again hears the same");
+    assert!(kept.generation.is_some() && kept.bytes > 0, "{kept:?}");
+    let facts = driver.inspect(id.clone()).await.expect("a paused one is known");
+    assert_eq!((facts.state, facts.incarnation, facts.paused), (HostSandboxState::Paused, FIRST, Some(kept)));
+    assert_eq!(facts.vmm_pid, None, "no VM of it is left");
+    assert!(driver.list().await.expect("a list").iter().any(|facts| facts.id == id));
+    assert!(driver.open_stream(id.clone(), AGENT_PORT).await.is_err());
+    let stale = driver.resume(ids::call(FIRST), id.clone(), resume(PauseMode::Memory, &request.secrets)).await;
+    assert!(is_wrong_state(&stale), "the life that was paused is over: {stale:?}");
+    let go_on = || driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets));
+    let (one, other) = tokio::join!(go_on(), go_on());
+    let facts: SandboxFacts = one.expect("a resume");
+    assert_eq!(other.expect("who asks meanwhile joins").vmm_pid, facts.vmm_pid);
+    assert_eq!(go_on().await.expect("who asks again hears the same").vmm_pid, facts.vmm_pid);
+    assert_eq!((facts.state, facts.incarnation, facts.paused), (HostSandboxState::Running, SECOND, None));
+    assert_eq!(read(&guest, "/root/kept").await, &b"before the pause"[..]);
+    let late = driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await;
+    assert!(is_wrong_state(&late), "a late pause of the first life: {late:?}");
+    end(driver, SECOND, id).await;
+}
+
+/// A pause that keeps the disk alone has no memory to resume, and boots.
+pub async fn the_disk_alone_boots(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "on disk").await;
+    let kept = driver.pause(ids::call(FIRST), id.clone(), PauseMode::Disk).await.expect("a pause");
+    assert_eq!(kept.generation, None);
+    let memory = driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets)).await;
+    assert_eq!(memory.err(), Some(HostError::MemoryUnusable(MemoryReason::DiskOnly)), "nothing falls back by itself");
+    let state = driver.inspect(id.clone()).await.expect("it stays paused").state;
+    assert_eq!(state, HostSandboxState::Paused);
+    let disk = driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Disk, &request.secrets)).await;
+    assert_eq!(disk.expect("a boot").incarnation, SECOND);
+    assert_eq!(read(&guest, "/root/kept").await, &b"on disk"[..]);
+    end(driver, SECOND, id).await;
+}
+
+/// The opposite of what is under way is refused with the state; what is not there, or stands in no such state, too.
+pub async fn what_cannot_be_done_now_is_refused(driver: &Driver) {
+    let nobody = ids::sandbox();
+    let (id, request) = made(driver).await;
+    let memory = || resume(PauseMode::Memory, &request.secrets);
+    assert_eq!(driver.pause(ids::call(FIRST), nobody.clone(), PauseMode::Memory).await, Err(HostError::NotFound));
+    assert_eq!(driver.resume(ids::call(SECOND), nobody.clone(), memory()).await, Err(HostError::NotFound));
+    assert_eq!(driver.set_lifetime(nobody.clone(), Lifetime::default()).await, Err(HostError::NotFound));
+    let template = || MakeTemplate { template: "tpl-nobody".into() };
+    assert_eq!(driver.make_template(ids::call(FIRST), nobody.clone(), template()).await, Err(HostError::NotFound));
+    assert_eq!(driver.touch(vec![nobody, id.clone()]).await, Ok(()), "what is not there is left out");
+    let running = driver.resume(ids::call(SECOND), id.clone(), memory()).await;
+    assert!(is_wrong_state(&running), "it runs: {running:?}");
+    let (asker, target) = (Arc::clone(driver), id.clone());
+    let pausing = tokio::spawn(async move { asker.pause(ids::call(FIRST), target, PauseMode::Memory).await });
+    let begun = || async {
+        let state = driver.inspect(id.clone()).await.expect("it is there").state;
+        (state != HostSandboxState::Running).then_some(())
+    };
+    eventually("the pause to begin", begun).await;
+    let opposite = driver.resume(ids::call(SECOND), id.clone(), memory()).await;
+    // Either the pause was still under way, or it had just ended.
+    assert!(is_wrong_state(&opposite) || opposite.is_ok(), "{opposite:?}");
+    pausing.await.expect("no panic").expect("the pause goes on");
+    let life = if opposite.is_ok() { SECOND } else { FIRST };
+    end(driver, life, id).await;
+}
+
+/// A destroy wins over a pause and over a resume; who waits is told, and nothing is left.
+pub async fn destroy_wins_over_pause_and_resume(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let (asker, target) = (Arc::clone(driver), id.clone());
+    let pausing = tokio::spawn(async move { asker.pause(ids::call(FIRST), target, PauseMode::Memory).await });
+    let left = |from: HostSandboxState| {
+        let (driver, id) = (Arc::clone(driver), id.clone());
+        async move { (driver.inspect(id).await.map_or(true, |facts| facts.state != from)).then_some(()) }
+    };
+    eventually("the pause to begin", || left(HostSandboxState::Running)).await;
+    end(driver, FIRST, id.clone()).await;
+    let told = pausing.await.expect("no panic");
+    assert!(told.is_ok() || is_wrong_state(&told), "{told:?}");
+    assert_eq!(driver.inspect(id).await, Err(HostError::NotFound));
+
+    let (id, request) = (ids::sandbox(), CreateSandbox { secrets: request.secrets, ..request });
+    let mut again = ids::request(&id);
+    again.secrets = request.secrets.clone();
+    driver.create(ids::call(FIRST), again).await.expect("a create");
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    let (asker, target, memory) = (Arc::clone(driver), id.clone(), resume(PauseMode::Memory, &request.secrets));
+    let resuming = tokio::spawn(async move { asker.resume(ids::call(SECOND), target, memory).await });
+    let begun = || async {
+        let state = driver.inspect(id.clone()).await.map(|facts| facts.state);
+        (state != Ok(HostSandboxState::Paused)).then_some(())
+    };
+    eventually("the resume to begin", begun).await;
+    end(driver, SECOND, id.clone()).await;
+    let told = resuming.await.expect("no panic");
+    assert!(told.is_ok() || is_wrong_state(&told), "{told:?}");
+    assert_eq!(driver.inspect(id.clone()).await, Err(HostError::NotFound));
+    assert!(driver.list().await.expect("a list").iter().all(|facts| facts.id != id));
+}
+
+/// A template is made of a running and of a paused sandbox, which stay as they are; a copy begins with their files; a drop may be repeated.
+pub async fn templates_are_made_copied_and_dropped(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "in the template").await;
+    let name = || format!("tpl-{}", ids::sandbox());
+    let (first, second) = (name(), name());
+    let make = |template: &String| MakeTemplate { template: template.clone() };
+    let made = driver.make_template(ids::call(FIRST), id.clone(), make(&first)).await.expect("a template");
+    assert_eq!((&made.template, made.shape), (&first, request.spec.shape));
+    let again = driver.make_template(ids::call(FIRST), id.clone(), make(&first)).await.expect("the same again");
+    assert_eq!(again.bytes, made.bytes);
+    let state = driver.inspect(id.clone()).await.expect("it is there").state;
+    assert_eq!(state, HostSandboxState::Running, "it goes on");
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    driver.make_template(ids::call(FIRST), id.clone(), make(&second)).await.expect("a template of a paused one");
+    assert_eq!(driver.inspect(id.clone()).await.expect("it is there").state, HostSandboxState::Paused);
+    let kept = driver.templates().await.expect("the templates");
+    assert!(kept.contains(&first) && kept.contains(&second), "{kept:?}");
+    end(driver, FIRST, id).await;
+    for template in [&first, &second] {
+        let copy = ids::sandbox();
+        let mut from = ids::request(&copy);
+        from.spec.snapshot = Some(template.clone());
+        driver.create(ids::call(FIRST), from.clone()).await.expect("a create from a template");
+        assert_eq!(read(&agent(driver, &copy, &from.secrets), "/root/kept").await, &b"in the template"[..]);
+        assert_eq!(driver.drop_template(template.clone()).await, Ok(()), "the copy goes on without it");
+        assert_eq!(driver.drop_template(template.clone()).await, Ok(()), "the same again");
+        assert_eq!(read(&agent(driver, &copy, &from.secrets), "/root/kept").await, &b"in the template"[..]);
+        end(driver, FIRST, copy).await;
+    }
+    let kept = driver.templates().await.expect("the templates");
+    assert!(!kept.contains(&first) && !kept.contains(&second), "{kept:?}");
+    let late = ids::sandbox();
+    let mut from = ids::request(&late);
+    from.spec.snapshot = Some(first);
+    let refused = driver.create(ids::call(FIRST), from).await;
+    assert!(matches!(refused, Err(HostError::UnknownTemplate { .. })), "{refused:?}");
+    assert_eq!(driver.inspect(late).await, Err(HostError::NotFound));
+}
+
+/// Metrics of a paused one can still be had, so that a pause keeps all of them.
+pub async fn metrics_of_a_paused_one_can_be_flushed(driver: &Driver) {
+    let (id, _) = made(driver).await;
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    let first = driver.flush_metrics(id.clone()).await.expect("a flush");
+    let again = driver.flush_metrics(id.clone()).await.expect("another flush");
+    assert_eq!(first, again, "nothing is sampled while no VM is there");
+    end(driver, FIRST, id).await;
+}

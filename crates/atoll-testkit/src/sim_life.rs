@@ -1,0 +1,300 @@
+//! The life of a simulated host's sandboxes: pause, resume, templates, limits, uses.
+//!
+//! How it works: as on a real host, who asks for what is under way joins it, who asks for the opposite is refused with the state, and a
+//! destroy answers everybody who waits. "Memory" is the simulated guest itself: its files are there again after a resume, and a copy
+//! of them in every sandbox that starts from a template.
+//!
+//! Deliberately absent: time. A limit is reached when a test says so ([`SimHost::expire`]).
+
+use atoll_domain::host::{
+    Call, HostError, HostEventKind, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, TemplateFacts,
+};
+use atoll_domain::record::Paused;
+use atoll_domain::snapshot::MemoryReason;
+use atoll_domain::ttl::{Cause, Lifetime};
+use atoll_domain::{Incarnation, SandboxId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::{Fault, Method};
+use crate::sim_host::{SimHost, SimSandbox, unreachable_host};
+
+/// Pages of one snapshot.
+const BYTES: u64 = 4 << 20;
+const STOOD_STILL: u64 = 1500;
+
+/// The answer that everybody waits for who asked for the same.
+type Answer<T> = Option<Result<T, HostError>>;
+
+/// What a call found: the answer, or somebody to wait for.
+enum Begun<T> {
+    Answered(T),
+    /// With the sender, if it is this call's to bring the answer.
+    Wait(watch::Receiver<Answer<T>>, bool),
+}
+
+/// A template.
+#[derive(Debug, Clone)]
+pub(crate) struct SimTemplate {
+    facts: TemplateFacts,
+    files: crate::sim_guest::Files,
+}
+
+/// What of a sandbox is about its life.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pausing: watch::Sender<Answer<Paused>>,
+    resuming: watch::Sender<Answer<SandboxFacts>>,
+    lifetime: Lifetime,
+    uses: usize,
+    unquiesced: bool,
+}
+
+impl Life {
+    pub(crate) fn new(lifetime: Lifetime) -> Self {
+        Self {
+            pausing: watch::Sender::new(None),
+            resuming: watch::Sender::new(None),
+            lifetime,
+            uses: 0,
+            unquiesced: false,
+        }
+    }
+
+    /// It is gone: whoever waits is told.
+    pub(crate) fn end(&self, why: &HostError) {
+        self.pausing.send_replace(Some(Err(why.clone())));
+        self.resuming.send_replace(Some(Err(why.clone())));
+    }
+}
+
+fn wrong(state: HostSandboxState) -> HostError {
+    HostError::WrongState { state: format!("{state:?}").to_lowercase() }
+}
+
+fn stale(current: Incarnation) -> HostError {
+    HostError::WrongState { state: format!("in its life {current}") }
+}
+
+impl SimSandbox {
+    /// Puts it on disk; its streams end.
+    fn put_to_disk(&mut self, mode: PauseMode, at: i64) -> Paused {
+        let generation = (mode == PauseMode::Memory).then(|| format!("{}-{}", self.facts.id, self.facts.incarnation));
+        let paused = Paused { at, generation, quiesced: !self.life.unquiesced, bytes: BYTES };
+        self.facts.state = HostSandboxState::Paused;
+        self.facts.paused = Some(paused.clone());
+        (self.facts.host_ip, self.facts.guest_ip) = (None, None);
+        std::mem::replace(&mut self.ended, CancellationToken::new()).cancel();
+        paused
+    }
+}
+
+/// Waits for an answer that this call, or another, brings.
+async fn wait<T: Clone>(mut wait: watch::Receiver<Answer<T>>) -> Result<T, HostError> {
+    let answer = wait.wait_for(Option::is_some).await.map(|answer| answer.clone());
+    answer.ok().flatten().unwrap_or_else(|| Err(unreachable_host()))
+}
+
+async fn with_faults<T>(fault: Option<Fault>, answer: Result<T, HostError>) -> Result<T, HostError> {
+    match fault {
+        Some(Fault::HoldAnswer(gate)) => gate.pass().await,
+        Some(Fault::LoseReply) => return Err(HostError::Unavailable("the answer was lost".into())),
+        _ => {}
+    }
+    answer
+}
+
+impl SimHost {
+    /// One of a sandbox's limits is reached: the host pauses it by itself and tells of it.
+    pub fn expire(&self, id: &SandboxId, cause: Cause) {
+        let paused = {
+            let mut world = self.world();
+            let sandbox = world.sandboxes.get_mut(id).expect("the sandbox is there");
+            (sandbox.facts.incarnation, sandbox.put_to_disk(PauseMode::Memory, 1))
+        };
+        self.tell(id, paused.0, HostEventKind::Paused { paused: paused.1, cause: Some(cause) });
+    }
+
+    /// Makes the agent of a sandbox one that does not answer when it is paused.
+    pub fn make_unquiesced(&self, id: &SandboxId) {
+        self.world().sandboxes.get_mut(id).expect("the sandbox is there").life.unquiesced = true;
+    }
+
+    /// The limits that it keeps to for a sandbox.
+    pub fn lifetime_of(&self, id: &SandboxId) -> Option<Lifetime> {
+        self.world().sandboxes.get(id).map(|sandbox| sandbox.life.lifetime)
+    }
+
+    /// How often it was told that a sandbox is used.
+    pub fn uses_of(&self, id: &SandboxId) -> usize {
+        self.world().sandboxes.get(id).map_or(0, |sandbox| sandbox.life.uses)
+    }
+
+    /// The templates that it keeps.
+    pub fn template_ids(&self) -> Vec<String> {
+        self.world().templates.keys().cloned().collect()
+    }
+
+    /// The files that a sandbox begins with.
+    pub(crate) fn files_of_template(&self, id: &str) -> Result<crate::sim_guest::Files, HostError> {
+        let world = self.world();
+        let known = || world.templates.keys().cloned().collect::<Vec<_>>().join(", ");
+        let unknown = || HostError::UnknownTemplate { name: id.into(), known: known() };
+        world.templates.get(id).map(|template| template.files.clone()).ok_or_else(unknown)
+    }
+
+    fn begin_pause(&self, call: &Call, id: &SandboxId) -> Result<Begun<Paused>, HostError> {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(id).ok_or(HostError::NotFound)?;
+        if call.incarnation < sandbox.facts.incarnation {
+            return Err(stale(sandbox.facts.incarnation));
+        }
+        match sandbox.facts.state {
+            HostSandboxState::Running => {
+                sandbox.facts.state = HostSandboxState::Pausing;
+                sandbox.life.pausing = watch::Sender::new(None);
+                Ok(Begun::Wait(sandbox.life.pausing.subscribe(), true))
+            }
+            HostSandboxState::Pausing => Ok(Begun::Wait(sandbox.life.pausing.subscribe(), false)),
+            HostSandboxState::Paused => {
+                sandbox.facts.paused.clone().map(Begun::Answered).ok_or_else(|| HostError::Failed("nothing kept".into()))
+            }
+            state => Err(wrong(state)),
+        }
+    }
+
+    fn finish_pause(&self, call: &Call, id: &SandboxId, mode: PauseMode) {
+        let mut world = self.world();
+        let current = world.sandboxes.get_mut(id);
+        if let Some(sandbox) = current.filter(|s| s.facts.state == HostSandboxState::Pausing) {
+            let paused = sandbox.put_to_disk(mode, i64::try_from(call.incarnation.0).unwrap_or(i64::MAX));
+            sandbox.life.pausing.send_replace(Some(Ok(paused)));
+        }
+    }
+
+    pub(crate) async fn pause_inner(self, call: Call, id: SandboxId, mode: PauseMode) -> Result<Paused, HostError> {
+        let fault = self.enter(Method::Pause).await?;
+        let answer = match self.begin_pause(&call, &id)? {
+            Begun::Answered(paused) => Ok(paused),
+            Begun::Wait(waiting, mine) => {
+                if mine {
+                    let (host, fault) = (self.clone(), fault.clone());
+                    self.0.tasks.spawn(async move {
+                        if let Some(Fault::Hold(gate)) = fault {
+                            gate.pass().await;
+                        }
+                        host.finish_pause(&call, &id, mode);
+                    });
+                }
+                wait(waiting).await
+            }
+        };
+        with_faults(fault, answer).await
+    }
+
+    fn begin_resume(&self, call: &Call, id: &SandboxId, mode: PauseMode) -> Result<Begun<SandboxFacts>, HostError> {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(id).ok_or(HostError::NotFound)?;
+        let current = sandbox.facts.incarnation;
+        match sandbox.facts.state {
+            HostSandboxState::Running if call.incarnation == current => Ok(Begun::Answered(sandbox.facts.clone())),
+            HostSandboxState::Paused if call.incarnation <= current => Err(stale(current)),
+            HostSandboxState::Paused => {
+                let kept = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.generation.is_some());
+                if mode == PauseMode::Memory && !kept {
+                    return Err(HostError::MemoryUnusable(MemoryReason::DiskOnly));
+                }
+                sandbox.facts.state = HostSandboxState::Resuming;
+                sandbox.life.resuming = watch::Sender::new(None);
+                Ok(Begun::Wait(sandbox.life.resuming.subscribe(), true))
+            }
+            HostSandboxState::Resuming => Ok(Begun::Wait(sandbox.life.resuming.subscribe(), false)),
+            state => Err(wrong(state)),
+        }
+    }
+
+    fn finish_resume(&self, call: &Call, id: &SandboxId, request: ResumeSandbox) {
+        let mut world = self.world();
+        let current = world.sandboxes.get_mut(id);
+        if let Some(sandbox) = current.filter(|s| s.facts.state == HostSandboxState::Resuming) {
+            let fresh = crate::sim_host::facts(id, call);
+            sandbox.facts = SandboxFacts { state: HostSandboxState::Running, ..fresh };
+            sandbox.guest = std::sync::Arc::new(sandbox.guest.resumed(request.secrets.clone()));
+            sandbox.secrets = request.secrets;
+            sandbox.life.resuming.send_replace(Some(Ok(sandbox.facts.clone())));
+        }
+    }
+
+    pub(crate) async fn resume_inner(
+        self,
+        call: Call,
+        id: SandboxId,
+        request: ResumeSandbox,
+    ) -> Result<SandboxFacts, HostError> {
+        let fault = self.enter(Method::Resume).await?;
+        let answer = match self.begin_resume(&call, &id, request.mode)? {
+            Begun::Answered(facts) => Ok(facts),
+            Begun::Wait(waiting, mine) => {
+                if mine {
+                    let (host, fault) = (self.clone(), fault.clone());
+                    self.0.tasks.spawn(async move {
+                        if let Some(Fault::Hold(gate)) = fault {
+                            gate.pass().await;
+                        }
+                        host.finish_resume(&call, &id, request);
+                    });
+                }
+                wait(waiting).await
+            }
+        };
+        with_faults(fault, answer).await
+    }
+
+    pub(crate) fn make_template_now(
+        &self,
+        call: &Call,
+        id: &SandboxId,
+        request: &MakeTemplate,
+    ) -> Result<TemplateFacts, HostError> {
+        let mut world = self.world();
+        if let Some(made) = world.templates.get(&request.template) {
+            return Ok(made.facts.clone());
+        }
+        let sandbox = world.sandboxes.get(id).ok_or(HostError::NotFound)?;
+        if call.incarnation < sandbox.facts.incarnation {
+            return Err(stale(sandbox.facts.incarnation));
+        }
+        match (sandbox.facts.state, &sandbox.facts.paused) {
+            (HostSandboxState::Running, _) if sandbox.life.unquiesced => return Err(HostError::AgentBusy),
+            (HostSandboxState::Paused, Some(paused)) if !paused.quiesced => return Err(HostError::Unquiesced),
+            (HostSandboxState::Running | HostSandboxState::Paused, _) => {}
+            (state, _) => return Err(wrong(state)),
+        }
+        let (template, shape) = (request.template.clone(), sandbox.shape);
+        let facts = TemplateFacts { template, shape, bytes: BYTES, stood_still_micros: STOOD_STILL };
+        let made = SimTemplate { facts: facts.clone(), files: sandbox.guest.all_files() };
+        world.templates.insert(request.template.clone(), made);
+        Ok(facts)
+    }
+
+    pub(crate) fn drop_template_now(&self, template: &str) {
+        self.world().templates.remove(template);
+    }
+
+    pub(crate) fn set_lifetime_now(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(id).ok_or(HostError::NotFound)?;
+        sandbox.life.lifetime = lifetime;
+        sandbox.life.uses += 1;
+        Ok(())
+    }
+
+    pub(crate) fn touch_now(&self, ids: &[SandboxId]) {
+        let mut world = self.world();
+        for id in ids {
+            if let Some(sandbox) = world.sandboxes.get_mut(id) {
+                sandbox.life.uses += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The simulated host keeps to what every host keeps to about a sandbox's life.
+
+use std::sync::Arc;
+
+use atoll_testkit::SimHost;
+use atoll_testkit::conformance::Driver;
+use atoll_testkit::conformance_life as rules;
+
+fn driver() -> Driver {
+    Arc::new(SimHost::new())
+}
+
+#[tokio::test]
+async fn pause_and_resume_are_idempotent() {
+    rules::pause_and_resume_are_idempotent(&driver()).await;
+}
+
+#[tokio::test]
+async fn the_disk_alone_boots() {
+    rules::the_disk_alone_boots(&driver()).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_now_is_refused() {
+    rules::what_cannot_be_done_now_is_refused(&driver()).await;
+}
+
+#[tokio::test]
+async fn destroy_wins_over_pause_and_resume() {
+    rules::destroy_wins_over_pause_and_resume(&driver()).await;
+}
+
+#[tokio::test]
+async fn templates_are_made_copied_and_dropped() {
+    rules::templates_are_made_copied_and_dropped(&driver()).await;
+}
+
+#[tokio::test]
+async fn metrics_of_a_paused_one_can_be_flushed() {
+    rules::metrics_of_a_paused_one_can_be_flushed(&driver()).await;
+}
