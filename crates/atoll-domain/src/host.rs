@@ -112,6 +112,9 @@ pub struct CreateSandbox {
     pub spec: SandboxSpec,
     /// Its token and environment.
     pub secrets: SandboxSecrets,
+    /// Of a copy: the token of the sandbox that its template was made of. The copy's agent knows that one until it is told its own.
+    #[serde(default)]
+    pub inherited: Option<GuestToken>,
 }
 
 /// How much of a paused sandbox is kept.

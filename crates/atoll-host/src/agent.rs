@@ -27,7 +27,7 @@ use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
 use crate::recovery::Found;
 use crate::shared::{Shared, begin, cpus, held};
-use crate::{HostConfig, StartError, admission, metrics, recovery};
+use crate::{HostConfig, StartError, admission, goldens, metrics, recovery};
 
 const EVENTS: usize = 64;
 /// How long a start waits for keepers; one answers within milliseconds, or hangs.
@@ -87,6 +87,7 @@ impl HostAgent {
                 tracing::error!(%error, "images could not be made ready; the next create tries again");
             }
         });
+        tasks.spawn(goldens::run(Arc::clone(&agent.shared)));
         tasks.spawn(metrics::sampling::run(Arc::clone(&agent.shared)));
         Ok(agent)
     }
@@ -137,11 +138,11 @@ impl HostAgent {
                 Some(handle) if handle.call == call => handle.created.clone(),
                 Some(_) => return Err(HostError::WrongState { state: "there already".into() }),
                 None => {
-                    let CreateSandbox { spec, secrets } = request;
+                    let CreateSandbox { spec, secrets, inherited } = request;
                     let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, Some(secrets), Origin::New);
                     let created = handle.created.clone();
                     sandboxes.insert(id, handle);
-                    self.tasks.spawn(actor.run());
+                    self.tasks.spawn(actor.inheriting(inherited).run());
                     created
                 }
             }

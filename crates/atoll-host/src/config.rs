@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_disk::{Cache, Progress};
+use atoll_domain::golden::GoldenShape;
 
 /// What shall run the guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +33,10 @@ pub struct HostConfig {
     pub address_pool: Option<String>,
     /// What shall run the guests.
     pub accelerator: AcceleratorChoice,
+    /// Shapes of which a booted guest is kept, so that a create is a restore; the more important first.
+    pub golden_shapes: Vec<GoldenShape>,
+    /// How many MiB they may take.
+    pub golden_budget_mb: u64,
     /// Hears how images are made.
     pub progress: Arc<dyn Progress>,
 }

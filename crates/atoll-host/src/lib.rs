@@ -17,6 +17,7 @@ mod dial;
 mod error;
 mod events;
 mod generation;
+mod goldens;
 mod journal;
 mod keepers;
 mod kvm;

@@ -96,6 +96,11 @@ impl Shared {
         held(&self.sandboxes).iter().filter(|(id, _)| *id != but).map(|(_, handle)| u64::from(handle.memory_mb)).sum()
     }
 
+    /// Memory promised to all sandboxes, in MiB.
+    pub(crate) fn promised_mb_all(&self) -> u64 {
+        held(&self.sandboxes).values().map(|handle| u64::from(handle.memory_mb)).sum()
+    }
+
     /// By what name a sandbox rests on objects, in all of its lives.
     pub(crate) fn rests(&self, id: &SandboxId) -> Holder {
         Holder::Running { sandbox: id.clone(), incarnation: Incarnation::FIRST }

@@ -35,5 +35,5 @@ pub fn request(id: &SandboxId) -> CreateSandbox {
         cold: false,
     };
     let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
-    CreateSandbox { spec, secrets: SandboxSecrets { token: GuestToken::from_random(random()), envs } }
+    CreateSandbox { spec, secrets: SandboxSecrets { token: GuestToken::from_random(random()), envs }, inherited: None }
 }

@@ -108,6 +108,12 @@ pub(crate) struct UpArgs {
     /// IPv4 range for the links between host and sandboxes [env: ATOLL_ADDRESS_POOL]
     #[arg(long, value_name = "CIDR")]
     pub(crate) address_pool: Option<String>,
+    /// Shapes of which a booted guest is kept, such as 1x512,2x1024; none for none [default: 1x512] [env: ATOLL_GOLDEN_SHAPES]
+    #[arg(long, value_name = "SHAPES")]
+    pub(crate) golden_shapes: Option<String>,
+    /// How many MiB of disk those may take [default: 2048] [env: ATOLL_GOLDEN_BUDGET_MB]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) golden_budget_mb: Option<String>,
     /// A level, or a filter such as `info,atoll_host=debug` [default: info] [env: ATOLL_LOG]
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,

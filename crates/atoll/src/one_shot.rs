@@ -51,6 +51,9 @@ impl OneShot {
             progress: Arc::clone(&progress) as Arc<dyn Progress>,
             accelerator: up::accelerator(&settings.accelerator),
             address_pool: settings.address_pool.clone(),
+            // It lives for one sandbox.
+            golden_shapes: Vec::new(),
+            golden_budget_mb: 0,
         };
         for dead in dead_runs(&runs) {
             clean(parts(&dead)).await;

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use atoll_domain::golden::GoldenShape;
 
 /// One setting.
 #[derive(Debug)]
@@ -64,6 +65,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         env: "ATOLL_ADDRESS_POOL",
         default: "",
         help: "IPv4 range for the links between host and sandboxes, at least a /24 (a /31 each); without it the first default range that no route of the host covers.",
+    },
+    Setting {
+        name: "golden-shapes",
+        env: "ATOLL_GOLDEN_SHAPES",
+        default: "1x512",
+        help: "Shapes (VCPUSxMEMORY_MB, comma separated, the more important first) of which a booted guest is kept, so that a create restores it; none for none.",
+    },
+    Setting {
+        name: "golden-budget-mb",
+        env: "ATOLL_GOLDEN_BUDGET_MB",
+        default: "2048",
+        help: "How many MiB of disk those may take; 0 keeps none.",
     },
     Setting {
         name: "log",
@@ -206,6 +219,8 @@ pub(crate) struct Settings {
     pub(crate) on_exit: OnExit,
     pub(crate) accelerator: String,
     pub(crate) address_pool: Option<String>,
+    pub(crate) golden_shapes: Vec<GoldenShape>,
+    pub(crate) golden_budget_mb: u64,
     pub(crate) log: String,
     pub(crate) log_json: bool,
 }
@@ -237,10 +252,27 @@ impl Settings {
             on_exit,
             accelerator,
             address_pool: given.text("address-pool"),
+            golden_shapes: golden_shapes(&given.text("golden-shapes").unwrap_or_default())?,
+            golden_budget_mb: budget(&given.text("golden-budget-mb").unwrap_or_default())?,
             log: given.text("log").unwrap_or_default(),
             log_json,
         })
     }
+}
+
+fn golden_shapes(text: &str) -> Result<Vec<GoldenShape>> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "none");
+    words
+        .map(|word| {
+            GoldenShape::parse(word).map_err(|e| anyhow::anyhow!("--golden-shapes `{word}`: {}", e.detail))
+        })
+        .collect()
+}
+
+fn budget(text: &str) -> Result<u64> {
+    const MOST: u64 = 16 * 1024 * 1024;
+    let budget = text.parse().ok().filter(|mb| *mb <= MOST);
+    budget.with_context(|| format!("--golden-budget-mb `{text}` is not a number of MiB from 0 to {MOST}"))
 }
 
 /// The data directory that counts.
@@ -317,7 +349,7 @@ mod tests {
 
     #[test]
     fn wrong_values_name_the_flag_and_the_way_out() {
-        for (flag, value) in [("listen", "nowhere"), ("on-exit", "x"), ("accelerator", "x"), ("log-format", "x")] {
+        for (flag, value) in [("listen", "nowhere"), ("on-exit", "x"), ("accelerator", "x"), ("log-format", "x"), ("golden-shapes", "1x"), ("golden-budget-mb", "-1")] {
             let mut given = Given::default();
             given.flag(SETTINGS.iter().find(|s| s.name == flag).unwrap().name, Some(value.into()));
             let error = format!("{:#}", Settings::from_given(&given).unwrap_err());

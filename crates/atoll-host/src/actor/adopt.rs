@@ -95,8 +95,9 @@ async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecre
         keeper.resume().await.map_err(gone)?;
     }
     let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
-    let agent = vmm::agent(&Sockets::new(keeper.clone()), Some(secrets));
-    vmm::answers("adoption", &ready, &context.spec.id, &agent, keeper).await.map_err(Adoption::Failed)?;
+    let sockets = Sockets::new(keeper.clone());
+    let agent = vmm::agent(&sockets, Some(secrets));
+    vmm::answers("adoption", &ready, &context.spec.id, &sockets, keeper).await.map_err(Adoption::Failed)?;
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
     let identity = vmm::identity(&context.spec, secrets, Some(life)).map_err(Adoption::Failed)?;
     agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;

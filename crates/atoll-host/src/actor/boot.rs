@@ -1,21 +1,26 @@
-//! Booting a sandbox, and waiting for the guest agent.
+//! Bringing a sandbox up for the first time: by a boot, or as a copy of an object ([`super::copy`]).
 //!
 //! How it works: boots pass a semaphore as wide as the host has cores, because an emulated boot is all computing; the deadline begins
 //! when the VMM has started. The agent that answers is told who it is.
 //!
 //! Deliberately absent: trying again; `atoll_domain::actor` decides that.
 
+use std::fs::File;
+use std::sync::Arc;
 use std::time::Instant;
 
-use atoll_domain::host::HostError;
-use atoll_keeper::client::KeeperProcess;
+use atoll_domain::host::{HostError, SandboxSecrets};
+use atoll_guest_client::GuestClient;
+use atoll_keeper::client::{Connected, KeeperProcess};
 use atoll_keeper::spec;
 
+use super::copy;
 use super::vmm::{self, Alive, Beginning};
 use super::work::{Context, Finished};
 use crate::Step;
 use crate::dial::Sockets;
 use crate::error::failed;
+use crate::generation;
 use crate::journal::{Base, Entry, Sources};
 use crate::ready::Ready;
 
@@ -45,18 +50,65 @@ pub(super) fn cold(sources: &Sources) -> spec::Start {
 }
 
 async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess>) -> Result<Box<Alive>, HostError> {
-    let shared = &context.shared;
-    let ready = context.or_cancelled(shared.ready()).await?;
+    let ready = context.or_cancelled(context.shared.ready()).await?;
     let started = Instant::now();
     let _permit = context.or_cancelled(context.boot_permit()).await?;
     context.phase("queue", started, |_| {});
-    let started = Instant::now();
     let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
-    let sources = sources(&ready);
+    let origin = context.shared.objects.of(&context.shared.rests(&context.spec.id));
+    // A golden that does not come to life is no reason to fail: its second try boots.
+    let origin = origin.filter(|_| attempt == 1 || context.spec.snapshot.is_some());
+    let up = match origin {
+        Some(object) => copy::restore(context, &ready, attempt, &object, &secrets, process).await?,
+        None => come_up(context, &ready, attempt, &secrets, process).await?,
+    };
+    let started = Instant::now();
+    Step::Init.before();
+    let generation = up.grow.is_some().then(generation::fresh_id).transpose()?;
+    let mut identity = vmm::identity(&context.spec, &secrets, generation)?;
+    if up.grow.is_some() {
+        // A copy is another machine; without this it would keep the name of what it is a copy of.
+        identity.machine_id = Some(generation::fresh_id()?);
+    }
+    context.or_cancelled(async { up.agent.init(&identity).await.map_err(|e| failed(&e)) }).await?;
+    Step::Init.after();
+    if let Some(Grow(true)) = up.grow {
+        copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets))).await?;
+    }
+    context.journal(Entry::Repaired).await?;
+    context.phase("init", started, |_| {});
+    let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
+    let alive = Alive::new(up.connected, process, up.sockets, context.shared.data.root(), false);
+    Ok(Box::new(alive.mapped_from(up.shared_base)))
+}
+
+/// A VM whose agent answers and was not told yet who it is.
+pub(super) struct Up {
+    pub(super) connected: Connected,
+    pub(super) sockets: Sockets,
+    pub(super) agent: GuestClient,
+    /// Of a copy; and whether its disk is to be larger.
+    pub(super) grow: Option<Grow>,
+    pub(super) shared_base: Option<Arc<File>>,
+}
+
+/// Whether a copy's disk is larger than what it is a copy of.
+pub(super) struct Grow(pub(super) bool);
+
+/// Boots the kernel and waits for the agent.
+pub(super) async fn come_up(
+    context: &Context,
+    ready: &Arc<Ready>,
+    attempt: u8,
+    secrets: &SandboxSecrets,
+    process: &mut Option<KeeperProcess>,
+) -> Result<Up, HostError> {
+    let started = Instant::now();
+    let sources = sources(ready);
     let start = cold(&sources);
     let incarnation = context.call.incarnation;
     let beginning = Beginning { attempt, incarnation, sources, start, shared_base: None };
-    let (connected, state) = vmm::start(context, &ready, beginning, &secrets, process).await?;
+    let (connected, state) = vmm::start(context, ready, beginning, secrets, process).await?;
     vmm::note_processes(context, &state).await?;
     context.phase("keeper", started, |facts| {
         facts.keeper_pid = Some(state.keeper_pid);
@@ -66,15 +118,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     let sockets = Sockets::new(connected.client.clone());
     let agent = vmm::agent(&sockets, None);
     let what = format!("boot, try {attempt},");
-    context.or_cancelled(vmm::answers(&what, &ready, &context.spec.id, &agent, &connected.client)).await?;
+    context.or_cancelled(vmm::answers(&what, ready, &context.spec.id, &sockets, &connected.client)).await?;
     context.phase("boot", started, |_| {});
-    let started = Instant::now();
-    Step::Init.before();
-    let identity = vmm::identity(&context.spec, &secrets, None)?;
-    context.or_cancelled(async { agent.init(&identity).await.map_err(|e| failed(&e)) }).await?;
-    Step::Init.after();
-    context.journal(Entry::Repaired).await?;
-    context.phase("init", started, |_| {});
-    let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
-    Ok(Box::new(Alive::new(connected, process, sockets, shared.data.root(), false)))
+    Ok(Up { connected, sockets, agent, grow: None, shared_base: None })
 }

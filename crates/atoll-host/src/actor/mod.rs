@@ -15,8 +15,10 @@
 
 mod adopt;
 mod boot;
+mod copy;
 mod copying;
 mod flattening;
+pub(crate) mod golden;
 mod heard;
 mod limits;
 mod pausing;
@@ -34,7 +36,7 @@ use std::sync::Arc;
 use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
-    Call, Destroyed, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets,
+    Call, Destroyed, GuestToken, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets,
     SandboxSpec, TemplateFacts,
 };
 use atoll_domain::record::Paused;
@@ -108,6 +110,7 @@ pub(crate) struct Actor {
     call: Call,
     spec: SandboxSpec,
     origin: Origin,
+    inherited: Option<GuestToken>,
     secrets: watch::Sender<Option<Arc<SandboxSecrets>>>,
     dir: PathBuf,
     mailbox: mpsc::Receiver<Message>,
@@ -156,6 +159,7 @@ impl Actor {
             call,
             spec,
             origin,
+            inherited: None,
             secrets,
             dir,
             mailbox,
@@ -182,6 +186,12 @@ impl Actor {
     pub(crate) fn keeping(mut self, kept: Option<Kept>) -> Self {
         self.facts.send_modify(|facts| facts.paused = kept.as_ref().map(|kept| kept.paused.clone()));
         self.kept = kept;
+        self
+    }
+
+    /// The token that a copy's agent has until it is told its own.
+    pub(crate) fn inheriting(mut self, token: Option<GuestToken>) -> Self {
+        self.inherited = token;
         self
     }
 
@@ -396,6 +406,7 @@ impl Actor {
             call: self.call.clone(),
             spec: self.spec.clone(),
             secrets: self.secrets.borrow().clone(),
+            inherited: self.inherited.clone(),
             dir: self.dir.clone(),
             facts: self.facts.clone(),
             cancel: self.cancel.clone(),

@@ -5,37 +5,48 @@
 //!
 //! Deliberately absent: undoing. A failure here ends in a release, which knows every name.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use atoll_domain::host::HostError;
+use atoll_domain::objects::{Holder, ObjectId};
+use atoll_domain::snapshot::Manifest;
+use atoll_domain::{Invalid, Shape};
 use tokio::task::spawn_blocking;
 
 use super::work::{Context, Finished};
 use crate::error::{failed, from_disk, from_keeper, from_net, join_failed};
 use crate::journal::{Entry, Journal};
-use crate::{Step, admission};
+use crate::objects::DISK;
+use crate::ready::Ready;
+use crate::{Step, admission, goldens};
 
 pub(super) async fn run(context: Context) -> Finished {
     Finished::Prepared(prepare(&context).await)
 }
 
-async fn prepare(context: &Context) -> Result<(), HostError> {
+pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     let shared = &context.shared;
     let started = Instant::now();
     let ready = context.or_cancelled(shared.ready()).await?;
     context.phase("image", started, |_| {});
-    if context.spec.template != ready.image.template {
+    if context.spec.snapshot.is_none() && context.spec.template != ready.image.template {
         let known = atoll_disk::TEMPLATES.join(", ");
         return Err(HostError::UnknownTemplate { name: context.spec.template.clone(), known });
     }
+    let from = origin(context, &ready).await?;
     let (spec, data) = (context.spec.clone(), shared.data.root().to_owned());
     admission::check(&data, spec.shape, shared.promised_mb(&spec.id))?;
     let started = Instant::now();
     let plan = {
         let (shared, spec, call, dir) = (shared.clone(), spec.clone(), context.call.clone(), context.dir.clone());
+        let from = from.clone();
         let claimed = spawn_blocking(move || {
             Journal::create(&dir, &Entry::Create { call, spec: spec.clone() }).map_err(|e| failed(&e))?;
             crate::metrics::file::create(&dir).map_err(|e| failed(&e))?;
+            if let Some(object) = &from {
+                shared.objects.hold(object, shared.rests(&spec.id))?;
+            }
             shared.plan(&spec).map_err(from_net)
         });
         claimed.await.map_err(join_failed)??
@@ -45,7 +56,11 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
     let started = Instant::now();
     Step::Make.before();
     let (cache, cow) = (shared.config.cache.clone(), context.dir.join("cow.raw"));
-    let disk = spawn_blocking(move || atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb));
+    let source = from.map(|object| shared.objects.path(&object).join(DISK));
+    let disk = spawn_blocking(move || match source {
+        Some(source) => atoll_disk::copy_disk(&source, &cow),
+        None => atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb),
+    });
     let network = spawn_blocking(move || atoll_net::apply(&plan));
     let (instance, id, shape) = (shared.net.instance.clone(), context.spec.id.clone(), context.spec.shape);
     let groups = spawn_blocking(move || atoll_keeper::cgroup::prepare(&instance, &id, shape.vcpus, shape.memory_mb));
@@ -56,4 +71,36 @@ async fn prepare(context: &Context) -> Result<(), HostError> {
     Step::Make.after();
     context.phase("disk and network", started, |_| {});
     context.called_off()
+}
+
+/// The object that the sandbox starts from: its template's, or a golden's.
+async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId>, HostError> {
+    let (shared, spec, ready) = (context.shared.clone(), context.spec.clone(), Arc::clone(ready));
+    let found = spawn_blocking(move || match &spec.snapshot {
+        Some(id) => {
+            let object = shared.objects.of(&Holder::Template { id: id.clone() });
+            let gone = || HostError::UnknownTemplate { name: id.clone(), known: String::new() };
+            let object = object.ok_or_else(gone)?;
+            fits(&shared.objects.manifest(&object)?, spec.shape)?;
+            Ok(Some(object))
+        }
+        None => Ok(goldens::of(&shared, &ready, &spec)),
+    });
+    found.await.map_err(join_failed)?
+}
+
+/// A copy has the processors and the memory of what it is a copy of, and a disk that is no smaller.
+fn fits(manifest: &Manifest, shape: Shape) -> Result<(), HostError> {
+    let of = manifest.shape;
+    let equal = |field: &str, asked: u32, is: u32| match asked == is {
+        true => Ok(()),
+        false => Err(HostError::Invalid(Invalid::new(field, "out_of_range", format!("the template has {is}")))),
+    };
+    equal("vcpus", shape.vcpus, of.vcpus)?;
+    equal("memory_mb", shape.memory_mb, of.memory_mb)?;
+    if shape.disk_mb < of.disk_mb {
+        let detail = format!("the template's disk has {} MiB, and a disk does not shrink", of.disk_mb);
+        return Err(HostError::Invalid(Invalid::new("disk_mb", "out_of_range", detail)));
+    }
+    Ok(())
 }

@@ -123,7 +123,7 @@ async fn resume(
     // A booted guest's agent has no token yet; a restored one has the one that it had.
     let known = restore.as_ref().map(|_| order.secrets.as_ref());
     let agent = vmm::agent(&sockets, known);
-    vmm::answers("resume", &ready, &context.spec.id, &agent, &connected.client).await.map_err(lost)?;
+    vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client).await.map_err(lost)?;
     Step::Init.before();
     let life = generation::fresh_id().map_err(lost)?;
     let identity = vmm::identity(&context.spec, &order.secrets, Some(life)).map_err(lost)?;
@@ -211,7 +211,7 @@ fn restore_start(context: &Context, kept: &Kept, manifest: &Manifest) -> Result<
     })
 }
 
-fn corrupt(error: ClientError) -> HostError {
+pub(super) fn corrupt(error: ClientError) -> HostError {
     match error {
         ClientError::Refused(refusal) if refusal.code == "corrupt" => HostError::Damaged(refusal.message),
         other => from_client(other),

@@ -42,6 +42,8 @@ const EMULATED_BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// From the keeper's start to its socket.
 pub(super) const KEEPER_LIMIT: Duration = Duration::from_secs(10);
 const DIAL_LIMIT: Duration = Duration::from_millis(250);
+/// For a single call to an agent that answered before: on a busy machine it takes its time.
+const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(10);
 
 /// A running VM, as its actor holds it.
@@ -260,10 +262,20 @@ pub(super) async fn give_up(process: Option<KeeperProcess>) {
     }
 }
 
-/// The agent of a running guest, with the sandbox's token; each dial has a short limit.
+/// The agent of a running guest, with the sandbox's token.
 pub(super) fn agent(sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
-    let dial = PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit: DIAL_LIMIT };
-    let limits = Limits { dial: DIAL_LIMIT, head: Duration::from_secs(5), ..Limits::default() };
+    dialled_within(PATIENCE, sockets, secrets)
+}
+
+/// The same with short limits, for dialling again and again.
+pub(super) fn impatient(sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
+    dialled_within(DIAL_LIMIT, sockets, secrets)
+}
+
+fn dialled_within(dial_limit: Duration, sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
+    let dial = PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit: dial_limit };
+    let head = if dial_limit == PATIENCE { PATIENCE } else { Duration::from_secs(5) };
+    let limits = Limits { dial: dial_limit, head, ..Limits::default() };
     let token = secrets.map(|secrets| AccessToken::new(secrets.token.expose()));
     GuestClient::new(Arc::new(dial), token).with_limits(limits)
 }
@@ -273,9 +285,10 @@ pub(super) async fn answers(
     what: &str,
     ready: &Ready,
     id: &SandboxId,
-    agent: &GuestClient,
+    sockets: &Sockets,
     keeper: &KeeperClient,
 ) -> Result<(), HostError> {
+    let agent = &impatient(sockets, None);
     let limit = match ready.isolation() {
         Isolation::Hardware => BOOT_LIMIT,
         Isolation::Emulated => EMULATED_BOOT_LIMIT,

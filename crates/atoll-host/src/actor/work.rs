@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use atoll_domain::Network;
-use atoll_domain::host::{Call, HostError, HostEventKind, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{Call, GuestToken, HostError, HostEventKind, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
 use atoll_domain::record::Paused;
 use atoll_domain::snapshot::Platform;
 use atoll_net::NetPlan;
@@ -84,6 +84,8 @@ pub(super) struct Context {
     pub(super) spec: SandboxSpec,
     /// None until they came from the keeper of an adopted one.
     pub(super) secrets: Option<Arc<SandboxSecrets>>,
+    /// Of a copy that is being made: the token that its agent has until it is told its own.
+    pub(super) inherited: Option<GuestToken>,
     pub(super) dir: PathBuf,
     pub(super) facts: watch::Sender<SandboxFacts>,
     pub(super) cancel: CancellationToken,

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use atoll_control::Control;
 use atoll_control::ports::SystemClock;
 use atoll_disk::{Cache, Progress};
+use atoll_domain::golden::GoldenShape;
 use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit, StartError};
 use atoll_store::Store;
 use atoll_web::Web;
@@ -47,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) accelerator: AcceleratorChoice,
     /// Range of the links to sandboxes.
     pub(crate) address_pool: Option<String>,
+    pub(crate) golden_shapes: Vec<GoldenShape>,
+    pub(crate) golden_budget_mb: u64,
 }
 
 /// A running Atoll.
@@ -86,6 +89,8 @@ impl Instance {
             guest: embedded::GUEST,
             address_pool: parts.address_pool,
             accelerator: parts.accelerator,
+            golden_shapes: parts.golden_shapes,
+            golden_budget_mb: parts.golden_budget_mb,
             progress: parts.progress,
         };
         let agent = HostAgent::start(config, data, lock).await?;

@@ -52,6 +52,8 @@ pub(crate) async fn up(global: &Global, args: UpArgs, mut given: Given) -> Resul
         progress: progress as Arc<dyn Progress>,
         accelerator: accelerator(&settings.accelerator),
         address_pool: settings.address_pool.clone(),
+        golden_shapes: settings.golden_shapes.clone(),
+        golden_budget_mb: settings.golden_budget_mb,
     };
     let instance = Instance::start(parts).await?;
     announce(&instance, &settings, global.quiet)?;
@@ -68,6 +70,8 @@ fn note_flags(given: &mut Given, args: UpArgs) {
     given.flag("on-exit", args.on_exit);
     given.flag("accelerator", args.accelerator);
     given.flag("address-pool", args.address_pool);
+    given.flag("golden-shapes", args.golden_shapes);
+    given.flag("golden-budget-mb", args.golden_budget_mb);
     given.flag("log", args.log);
     given.flag("log-format", args.log_format);
 }

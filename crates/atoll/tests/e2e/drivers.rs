@@ -42,6 +42,8 @@ pub(crate) async fn start(root: &std::path::Path) -> (HostAgent, atoll_domain::I
         guest: embedded::GUEST,
         address_pool: None,
         accelerator: AcceleratorChoice::Auto,
+        golden_shapes: Vec::new(),
+        golden_budget_mb: 0,
         progress: Arc::new(Silent),
     };
     (HostAgent::start(config, data, lock).await.unwrap(), instance)

@@ -12,6 +12,7 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod copies;
 #[path = "../../src/up/driver.rs"]
 mod driver;
 #[path = "../../src/embedded.rs"]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use atoll_control::ports::HostDriver as _;
 use atoll_disk::{Cache, Silent};
+use atoll_domain::golden::GoldenShape;
 use atoll_domain::host::{Call, CreateSandbox, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts};
 use atoll_domain::record::Paused;
 use atoll_domain::{Incarnation, InstanceId, Network, SandboxId};
@@ -23,7 +24,7 @@ pub(crate) struct Scene {
     instance: InstanceId,
 }
 
-async fn agent(root: &Path) -> (HostAgent, InstanceId) {
+async fn agent(root: &Path, goldens: &str) -> (HostAgent, InstanceId) {
     assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let (data, lock) = DataDir::open(root).unwrap();
     let instance = data.instance().unwrap();
@@ -35,6 +36,8 @@ async fn agent(root: &Path) -> (HostAgent, InstanceId) {
         guest: embedded::GUEST,
         address_pool: None,
         accelerator: AcceleratorChoice::Auto,
+        golden_shapes: goldens.split(',').filter(|s| !s.is_empty()).map(|s| GoldenShape::parse(s).unwrap()).collect(),
+        golden_budget_mb: 2048,
         progress: Arc::new(Silent),
     };
     (HostAgent::start(config, data, lock).await.unwrap(), instance)
@@ -42,18 +45,22 @@ async fn agent(root: &Path) -> (HostAgent, InstanceId) {
 
 impl Scene {
     pub(crate) async fn new() -> Self {
+        Self::with_goldens("").await
+    }
+
+    pub(crate) async fn with_goldens(goldens: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-life-").tempdir().unwrap();
-        let (agent, instance) = agent(&dir.path().join("data")).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens).await;
         Self { dir, host: InProcess(agent), instance }
     }
 
     /// Stops the host agent in an orderly way and starts another. Sandboxes made before must be dropped or given the new one:
     /// whoever holds the old agent holds the directory's lock.
-    pub(crate) async fn restart(self, on_exit: OnExit) -> Self {
+    pub(crate) async fn restart(self, on_exit: OnExit, goldens: &str) -> Self {
         let Self { dir, host, .. } = self;
         host.0.shutdown(on_exit).await;
         drop(host);
-        let (agent, instance) = agent(&dir.path().join("data")).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens).await;
         Self { dir, host: InProcess(agent), instance }
     }
 
@@ -72,6 +79,22 @@ impl Scene {
         change(&mut request);
         self.host.create(ids::call(Incarnation::FIRST), request.clone()).await.unwrap();
         Sandbox { host: self.host.clone(), id, life: Incarnation::FIRST, request }
+    }
+
+    /// Objects on the disk.
+    pub(crate) fn objects(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.root().join("objects")).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_dir()).collect()
+    }
+
+    /// Directories of sandboxes, a golden's boot among them.
+    pub(crate) fn sandboxes(&self) -> usize {
+        std::fs::read_dir(self.root().join("sandboxes")).unwrap().count()
+    }
+
+    /// The same sandbox, held by this scene's agent after a restart.
+    pub(crate) fn again(&self, id: SandboxId, life: Incarnation, request: CreateSandbox) -> Sandbox {
+        Sandbox { host: self.host.clone(), id, life, request }
     }
 
     fn root(&self) -> PathBuf {
