@@ -9,8 +9,8 @@
 
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode, ResumeSandbox,
-    SandboxFacts, SandboxSecrets, TemplateFacts,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode,
+    ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
@@ -33,7 +33,12 @@ pub trait HostDriver: Send + Sync + 'static {
 
     /// Lets a paused sandbox go on in the call's incarnation, which is greater than the one that was paused; answers when its
     /// agent does. Asked again it joins what is under way, and of one that runs in that life it answers its facts.
-    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>>;
+    fn resume(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: ResumeSandbox,
+    ) -> BoxFuture<'_, Result<SandboxFacts, HostError>>;
 
     /// Makes a snapshot template of a running or paused sandbox, which returns to the state that it had.
     fn make_template(

@@ -7,10 +7,12 @@
 //!
 //! Deliberately absent: base templates; they are images, known to hosts.
 
+use std::collections::BTreeMap;
+
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
-use atoll_domain::host::{Call, MakeTemplate, TemplateFacts};
+use atoll_domain::host::{Call, MakeTemplate, SandboxSecrets, TemplateFacts};
 use atoll_domain::record::{Sandbox, Template, TemplateKind};
 use atoll_domain::{Invalid, Principal, SandboxStatus, TeamId, validate};
 use atoll_store::{OperationKind, Step};
@@ -108,7 +110,8 @@ impl Control {
                 let now = self.now();
                 let tx = self.store().begin(Step::SnapshotDone).await?;
                 if !is_refusal(&error) {
-                    let mut row = self.snapshot_row(principal, AuditAction::SnapshotCreateFailed, sandbox, &wanted.name);
+                    let mut row =
+                        self.snapshot_row(principal, AuditAction::SnapshotCreateFailed, sandbox, &wanted.name);
                     row.metadata.insert("reason".into(), error.told());
                     tx.audit(&row).await?;
                 }
@@ -141,6 +144,10 @@ impl Control {
             created_at: now,
             removed_at: None,
         };
+        // Copies begin with the token of this sandbox's agent; its variables are not theirs.
+        let secrets = self.sealing().open(&sandbox.id, self.store().secrets(&sandbox.id).await?.as_deref())?;
+        let token = SandboxSecrets { token: secrets.token, envs: BTreeMap::new() };
+        let source = self.sealing().seal(&sandbox.id, &token)?;
         let tx = self.store().begin(Step::SnapshotDone).await?;
         let old = tx.template(&sandbox.team, &wanted.name).await?;
         let lost = old.is_some() && !wanted.overwrite;
@@ -149,6 +156,7 @@ impl Control {
                 tx.remove_template(&old.id, now).await?;
             }
             tx.insert_template(&template).await?;
+            tx.keep_template_source(&template.id, &sandbox.id, &source).await?;
             tx.audit(&self.snapshot_row(principal, AuditAction::SnapshotCreate, sandbox, &wanted.name)).await?;
             let what = Some(format!("template {}", wanted.name));
             tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Snapshotted, what)).await?;

@@ -103,7 +103,9 @@ impl AuditAction {
     /// How its row is marked.
     pub fn status(self) -> AuditStatus {
         match self {
-            Self::SandboxCreate | Self::SandboxPause | Self::SandboxResume | Self::SnapshotCreate => AuditStatus::Success,
+            Self::SandboxCreate | Self::SandboxPause | Self::SandboxResume | Self::SnapshotCreate => {
+                AuditStatus::Success
+            }
             Self::SandboxCreateFailed
             | Self::SandboxPauseFailed
             | Self::SandboxResumeFailed

@@ -76,7 +76,11 @@ mod tests {
             let ours = traces.created && !traces.tombstone && !traces.foreign;
             let alive = ours && traces.running && traces.this_boot && !traces.paused;
             assert_eq!(fate == Fate::Adopt, alive, "{traces:?}");
-            assert_eq!(fate == Fate::KeepPaused, ours && traces.paused, "what is on disk outlives a restart: {traces:?}");
+            assert_eq!(
+                fate == Fate::KeepPaused,
+                ours && traces.paused,
+                "what is on disk outlives a restart: {traces:?}"
+            );
             assert_eq!(fate == Fate::Discard, !traces.created && !traces.foreign, "{traces:?}");
         }
     }

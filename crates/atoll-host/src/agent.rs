@@ -380,4 +380,3 @@ async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> 
     .await;
     pending.into_iter().filter_map(|(_, done)| done).collect()
 }
-

@@ -66,9 +66,8 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
 
 /// Waits until no sandbox is being made: a boot is all computing.
 async fn quiet(shared: &Shared) {
-    let starting = || {
-        held(&shared.sandboxes).values().any(|handle| handle.facts.borrow().state == HostSandboxState::Starting)
-    };
+    let starting =
+        || held(&shared.sandboxes).values().any(|handle| handle.facts.borrow().state == HostSandboxState::Starting);
     while starting() {
         tokio::time::sleep(IDLE_POLL).await;
     }

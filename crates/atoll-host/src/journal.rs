@@ -418,7 +418,14 @@ mod tests {
     }
 
     fn running() -> Entry {
-        Entry::Running(Processes { keeper_pid: 1, vmm_pid: 2, vmm_start: 3, keeper_start: 4, boot_id: boot_id(), at: 5 })
+        Entry::Running(Processes {
+            keeper_pid: 1,
+            vmm_pid: 2,
+            vmm_start: 3,
+            keeper_start: 4,
+            boot_id: boot_id(),
+            at: 5,
+        })
     }
 
     #[test]
@@ -426,9 +433,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("s");
         let mut journal = Journal::create(&dir, &first()).unwrap();
-        for (entry, runs) in
-            [(boot(1), false), (running(), true), (boot(2), false)]
-        {
+        for (entry, runs) in [(boot(1), false), (running(), true), (boot(2), false)] {
             journal.write(&entry).unwrap();
             let history = History::read(&dir).unwrap();
             assert_eq!(history.traces().running, runs);

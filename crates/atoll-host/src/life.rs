@@ -4,6 +4,7 @@
 //!
 //! Deliberately absent: what an actor does.
 
+use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, TemplateFacts,
 };
@@ -11,7 +12,6 @@ use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::objects::Holder;
 use atoll_domain::record::Paused;
 use atoll_domain::ttl::Lifetime;
-use atoll_domain::SandboxId;
 use tokio::sync::oneshot;
 
 use crate::HostAgent;

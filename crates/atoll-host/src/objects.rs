@@ -54,17 +54,9 @@ pub(crate) struct Objects {
 
 impl Objects {
     /// Reads the journal and removes what nobody rests on; `lives` says which holders still do.
-    pub(crate) fn open(
-        data: &Path,
-        signer: Arc<Signer>,
-        lives: impl Fn(&Holder) -> bool,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn open(data: &Path, signer: Arc<Signer>, lives: impl Fn(&Holder) -> bool) -> Result<Self, StartError> {
         let root = data.join("objects");
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&root)
-            .map_err(StartError::file("create", &root))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(StartError::file("create", &root))?;
         let path = root.join(JOURNAL);
         let entries = read(&path).map_err(StartError::file("read", &path))?;
         let journal = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);

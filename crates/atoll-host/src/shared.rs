@@ -23,9 +23,9 @@ use crate::error::{failed, join_failed};
 use crate::events::Events;
 use crate::journal::{Entry, Journal};
 use crate::metrics::{Metrics, Target};
+use crate::objects::Objects;
 use crate::ready::{Readiness, Ready};
 use crate::recovery::Found;
-use crate::objects::Objects;
 use crate::signing::Signer;
 use crate::{HostConfig, StartError, Step, recovery};
 
@@ -198,4 +198,3 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
 pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
-

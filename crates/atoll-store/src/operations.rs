@@ -24,8 +24,7 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    const ALL: [Self; 6] =
-        [Self::Create, Self::Destroy, Self::Pause, Self::Resume, Self::Lifetime, Self::Snapshot];
+    const ALL: [Self; 6] = [Self::Create, Self::Destroy, Self::Pause, Self::Resume, Self::Lifetime, Self::Snapshot];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +61,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn open_operations(&self) -> Result<Vec<Operation>, StoreError> {
-        let sql = "SELECT id, sandbox_id, kind, subject FROM operations WHERE finished_at IS NULL ORDER BY created_at, id";
+        let sql =
+            "SELECT id, sandbox_id, kind, subject FROM operations WHERE finished_at IS NULL ORDER BY created_at, id";
         let rows = self.rows("read open calls", sql, vec![]).await?;
         let read = |row: &sea_orm::QueryResult| {
             Ok(Operation {

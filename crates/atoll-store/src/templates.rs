@@ -8,7 +8,7 @@
 
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::{Template, TemplateKind};
-use atoll_domain::{HostId, Shape, TeamId};
+use atoll_domain::{HostId, SandboxId, Shape, TeamId};
 use sea_orm::QueryResult;
 
 use crate::rows::{get, parse, unsigned};
@@ -82,7 +82,29 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The sandbox that a template was made of and its secrets, sealed for it; none when they were not kept.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn template_source(&self, id: &str) -> Result<Option<(SandboxId, String)>, StoreError> {
+        let sql = "SELECT source_id, source_secrets FROM templates WHERE id = $1 AND source_secrets IS NOT NULL";
+        let row = self.row("read a template's source", sql, vec![id.into()]).await?;
+        row.map(|row| Ok((parse(&row, "source_id", |t| t.parse().ok())?, get(&row, "source_secrets")?))).transpose()
+    }
+}
+
 impl WriteTransaction {
+    /// Keeps of which sandbox a template was made, and that one's secrets, sealed for it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_template_source(&self, id: &str, source: &SandboxId, sealed: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE templates SET source_id = $2, source_secrets = $3 WHERE id = $1";
+        let values = vec![id.into(), source.as_str().into(), sealed.into()];
+        self.execute("keep a template's source", sql, values).await.map(drop)
+    }
+
     /// The template of a team that a name stands for, as this transaction sees it.
     ///
     /// # Errors

@@ -45,7 +45,8 @@ impl ControlBox {
         let (host, clock) = (SimHost::new(), ManualClock::at(1_700_000_000_123_456));
         let store = Store::open_sqlite(&dir.path().join("atoll.db")).await.expect("a database");
         let driver = Arc::new(host.clone());
-        let (control, first) = Control::start(store, driver, Arc::new(clock.clone()), key()).await.expect("a control plane");
+        let (control, first) =
+            Control::start(store, driver, Arc::new(clock.clone()), key()).await.expect("a control plane");
         let first = first.expect("an empty database has a first start");
         let principal = control.authenticate_key(&first.api_key).await.expect("the first key");
         Self { control, host, clock, first, principal, dir }

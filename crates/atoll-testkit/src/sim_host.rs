@@ -393,7 +393,12 @@ impl HostDriver for SimHost {
         self.clone().pause_inner(call, id, mode).boxed()
     }
 
-    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
+    fn resume(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: ResumeSandbox,
+    ) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
         self.clone().resume_inner(call, id, request).boxed()
     }
 

@@ -7,7 +7,8 @@
 //! Deliberately absent: time. A limit is reached when a test says so ([`SimHost::expire`]).
 
 use atoll_domain::host::{
-    Call, HostError, HostEventKind, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, TemplateFacts,
+    Call, HostError, HostEventKind, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
+    TemplateFacts,
 };
 use atoll_domain::record::Paused;
 use atoll_domain::snapshot::MemoryReason;
@@ -156,9 +157,12 @@ impl SimHost {
                 Ok(Begun::Wait(sandbox.life.pausing.subscribe(), true))
             }
             HostSandboxState::Pausing => Ok(Begun::Wait(sandbox.life.pausing.subscribe(), false)),
-            HostSandboxState::Paused => {
-                sandbox.facts.paused.clone().map(Begun::Answered).ok_or_else(|| HostError::Failed("nothing kept".into()))
-            }
+            HostSandboxState::Paused => sandbox
+                .facts
+                .paused
+                .clone()
+                .map(Begun::Answered)
+                .ok_or_else(|| HostError::Failed("nothing kept".into())),
             state => Err(wrong(state)),
         }
     }

@@ -263,9 +263,7 @@ impl Settings {
 fn golden_shapes(text: &str) -> Result<Vec<GoldenShape>> {
     let words = text.split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "none");
     words
-        .map(|word| {
-            GoldenShape::parse(word).map_err(|e| anyhow::anyhow!("--golden-shapes `{word}`: {}", e.detail))
-        })
+        .map(|word| GoldenShape::parse(word).map_err(|e| anyhow::anyhow!("--golden-shapes `{word}`: {}", e.detail)))
         .collect()
 }
 
@@ -349,7 +347,14 @@ mod tests {
 
     #[test]
     fn wrong_values_name_the_flag_and_the_way_out() {
-        for (flag, value) in [("listen", "nowhere"), ("on-exit", "x"), ("accelerator", "x"), ("log-format", "x"), ("golden-shapes", "1x"), ("golden-budget-mb", "-1")] {
+        for (flag, value) in [
+            ("listen", "nowhere"),
+            ("on-exit", "x"),
+            ("accelerator", "x"),
+            ("log-format", "x"),
+            ("golden-shapes", "1x"),
+            ("golden-budget-mb", "-1"),
+        ] {
             let mut given = Given::default();
             given.flag(SETTINGS.iter().find(|s| s.name == flag).unwrap().name, Some(value.into()));
             let error = format!("{:#}", Settings::from_given(&given).unwrap_err());

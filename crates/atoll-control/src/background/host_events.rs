@@ -31,7 +31,9 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
     let sandbox = control.store().sandbox(&event.sandbox).await?;
     // Asked for before the transaction, which must not wait for a host.
     let used = match (&event.kind, &sandbox) {
-        (HostEventKind::Paused { .. }, Some(sandbox)) if !sandbox.status.is_over() => control.used_so_far(sandbox).await,
+        (HostEventKind::Paused { .. }, Some(sandbox)) if !sandbox.status.is_over() => {
+            control.used_so_far(sandbox).await
+        }
         _ => Vec::new(),
     };
     let now = control.now();

@@ -54,6 +54,8 @@ struct Planned {
     sandbox: Sandbox,
     /// Id of the snapshot template that it starts from.
     snapshot: Option<String>,
+    /// The token that its agent has until it is told its own.
+    inherited: Option<GuestToken>,
     cold: bool,
 }
 
@@ -174,7 +176,15 @@ impl Control {
             last_active_at: None,
             last_updated: now,
         };
-        Ok(Planned { sandbox, snapshot: snapshot.map(|snapshot| snapshot.id), cold })
+        let snapshot = snapshot.map(|snapshot| snapshot.id);
+        let inherited = match &snapshot {
+            Some(id) => match self.store().template_source(id).await? {
+                Some((source, sealed)) => Some(self.sealing().open(&source, Some(&sealed))?.token),
+                None => None,
+            },
+            None => None,
+        };
+        Ok(Planned { sandbox, snapshot, inherited, cold })
     }
 
     async fn carry_out_create(
@@ -185,7 +195,7 @@ impl Control {
         secrets: SandboxSecrets,
         _busy: Busy,
     ) -> Result<(), ControlError> {
-        let Planned { sandbox, snapshot, cold } = planned;
+        let Planned { sandbox, snapshot, inherited, cold } = planned;
         let spec = SandboxSpec {
             id: sandbox.id.clone(),
             template: sandbox.template.clone(),
@@ -197,7 +207,8 @@ impl Control {
             cold,
         };
         let token = secrets.token.clone();
-        let made = self.driver().create(call.clone(), CreateSandbox { spec, secrets }).await;
+        let request = CreateSandbox { spec, secrets, inherited };
+        let made = self.driver().create(call.clone(), request).await;
         match made {
             Ok(facts) => {
                 self.remember_token(&sandbox.id, token);

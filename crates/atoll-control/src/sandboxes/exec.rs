@@ -144,9 +144,7 @@ impl Control {
 /// A host that has no such sandbox any more: it has stopped, whatever the record says yet.
 pub(crate) fn gone(id: &SandboxId, error: HostError) -> ControlError {
     match error {
-        HostError::NotFound => {
-            ControlError::NotRunning { id: id.to_string(), status: SandboxStatus::Stopped }
-        }
+        HostError::NotFound => ControlError::NotRunning { id: id.to_string(), status: SandboxStatus::Stopped },
         other => other.into(),
     }
 }

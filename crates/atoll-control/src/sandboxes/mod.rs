@@ -16,12 +16,12 @@ mod tree;
 
 pub use background::Started;
 pub use create::CreateInput;
+pub(crate) use exec::gone;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;
 pub use lifetime::on_expiry;
 pub use metrics::SandboxMetrics;
 pub use pause::PausedSandbox;
-pub use processes::{ProcessHandle, Session, StartInput};
-pub(crate) use exec::gone;
 pub(crate) use pause::{FoundPaused, is_refusal};
+pub use processes::{ProcessHandle, Session, StartInput};
 pub use query::{SandboxPage, decode_cursor, encode_cursor};

@@ -50,9 +50,7 @@ pub(crate) struct FoundPaused<'a> {
 pub(crate) fn mode(text: Option<&str>) -> Result<PauseMode, Invalid> {
     match text {
         None | Some("") => Ok(PauseMode::Memory),
-        Some(text) => {
-            PauseMode::parse(text).ok_or_else(|| Invalid::new("mode", "unknown", "use `memory` or `disk`"))
-        }
+        Some(text) => PauseMode::parse(text).ok_or_else(|| Invalid::new("mode", "unknown", "use `memory` or `disk`")),
     }
 }
 

@@ -44,7 +44,9 @@ impl Control {
         let because = Because::Asked(mode(mode_text)?);
         let sandbox = self.owned(principal, id).await?;
         match sandbox.status {
-            SandboxStatus::Running if self.nothing_under_way(&sandbox).await? == HostSandboxState::Running => Ok(sandbox),
+            SandboxStatus::Running if self.nothing_under_way(&sandbox).await? == HostSandboxState::Running => {
+                Ok(sandbox)
+            }
             // Its host has paused it a moment ago.
             SandboxStatus::Running => {
                 self.take_pause_in(&sandbox).await?;

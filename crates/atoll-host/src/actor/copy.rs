@@ -64,7 +64,8 @@ pub(super) async fn restore(
     connected.client.resume().await.map_err(from_client)?;
     Step::Continue.after();
     let sockets = Sockets::new(connected.client.clone());
-    let inherited = context.inherited.as_ref().map(|token| SandboxSecrets { token: token.clone(), envs: secrets.envs.clone() });
+    let inherited =
+        context.inherited.as_ref().map(|token| SandboxSecrets { token: token.clone(), envs: secrets.envs.clone() });
     let agent = vmm::agent(&sockets, inherited.as_ref());
     context.or_cancelled(vmm::answers("restore", ready, &context.spec.id, &sockets, &connected.client)).await?;
     context.phase("restore", started, |_| {});

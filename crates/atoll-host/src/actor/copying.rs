@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use atoll_domain::host::{HostError, MakeTemplate, TemplateFacts};
 use atoll_domain::objects::{Holder, ObjectId};
-use atoll_domain::snapshot::{Digest, FORMAT, MemoryReason, Manifest, Part, Parts, Platform};
+use atoll_domain::snapshot::{Digest, FORMAT, Manifest, MemoryReason, Part, Parts, Platform};
 use atoll_guest_client::PrepareRequest;
 use atoll_keeper::client::{DIFF_FILE, SnapshotFiles};
 use atoll_keeper::memory::Digest as KeeperDigest;

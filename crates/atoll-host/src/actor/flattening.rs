@@ -127,7 +127,8 @@ impl Job {
         };
         commit().map_err(|e| failed(&e))?;
         if matches!(self.base, Base::Object { .. }) {
-            let id = self.dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<SandboxId>().ok());
+            let id =
+                self.dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<SandboxId>().ok());
             if let Some(id) = id {
                 self.shared.objects.release(&self.shared.rests(&id)).map_err(|e| failed(&e))?;
             }

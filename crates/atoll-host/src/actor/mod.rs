@@ -36,8 +36,8 @@ use std::sync::Arc;
 use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
-    Call, Destroyed, GuestToken, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets,
-    SandboxSpec, TemplateFacts,
+    Call, Destroyed, GuestToken, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
+    SandboxSecrets, SandboxSpec, TemplateFacts,
 };
 use atoll_domain::record::Paused;
 use atoll_domain::ttl::Lifetime;
@@ -392,9 +392,7 @@ impl Actor {
         let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
         match (self.alive.take(), self.kept.clone(), self.waiting.copy_order()) {
             (Some(alive), _, Some(order)) => Work::new(copying::of_running(self.context(), Box::new(alive), order)),
-            (None, Some(kept), Some(order)) => {
-                Work::new(copying::of_paused(self.context(), kept, order, flattening))
-            }
+            (None, Some(kept), Some(order)) => Work::new(copying::of_paused(self.context(), kept, order, flattening)),
             _ => Work::none(),
         }
     }

@@ -195,7 +195,9 @@ async fn manifest(
     let memory_base = match &sources.base {
         Base::Empty => None,
         Base::Own { digest, .. } => Some(Part { bytes: memory_bytes, digest: *digest }),
-        Base::Object { id } => Some(Part { bytes: memory_bytes, digest: context.shared.objects.base_digest(id).await? }),
+        Base::Object { id } => {
+            Some(Part { bytes: memory_bytes, digest: context.shared.objects.base_digest(id).await? })
+        }
     };
     Ok(Manifest {
         format: FORMAT,

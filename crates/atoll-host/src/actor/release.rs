@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use super::vmm::Alive;
 use super::work::{Context, Finished};
-use crate::shared::Shared;
 use crate::error::{failed, from_keeper, from_net, join_failed};
 use crate::journal::{self, Entry, History, Journal};
+use crate::shared::Shared;
 use crate::{Step, keepers};
 
 /// A keeper answers at once, or hangs.

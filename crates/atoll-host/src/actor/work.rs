@@ -13,7 +13,9 @@ use std::task::Poll;
 use std::time::Instant;
 
 use atoll_domain::Network;
-use atoll_domain::host::{Call, GuestToken, HostError, HostEventKind, Phase, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{
+    Call, GuestToken, HostError, HostEventKind, Phase, SandboxFacts, SandboxSecrets, SandboxSpec,
+};
 use atoll_domain::record::Paused;
 use atoll_domain::snapshot::Platform;
 use atoll_net::NetPlan;
@@ -135,9 +137,7 @@ impl Context {
 
     /// Whether the event stream told of this pause.
     pub(super) async fn was_told(&self, kept: &Paused) -> bool {
-        let told = |event: &atoll_domain::host::HostEvent| {
-            matches!(&event.kind, HostEventKind::Paused { paused, .. } if paused.at == kept.at)
-        };
+        let told = |event: &atoll_domain::host::HostEvent| matches!(&event.kind, HostEventKind::Paused { paused, .. } if paused.at == kept.at);
         self.history().await.is_ok_and(|history| history.told().any(told))
     }
 

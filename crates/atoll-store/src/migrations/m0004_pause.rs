@@ -14,6 +14,9 @@ const CHANGES: &[&str] = &[
     "ALTER TABLE sandboxes ADD COLUMN secrets TEXT",
     // The id of the template that a call makes.
     "ALTER TABLE operations ADD COLUMN subject TEXT",
+    // Whose agent a template's copies have, and its token, sealed.
+    "ALTER TABLE templates ADD COLUMN source_id TEXT",
+    "ALTER TABLE templates ADD COLUMN source_secrets TEXT",
 ];
 
 #[async_trait::async_trait]

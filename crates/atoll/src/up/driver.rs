@@ -8,8 +8,8 @@
 use atoll_control::ports::HostDriver;
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
-    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode, ResumeSandbox,
-    SandboxFacts, SandboxSecrets, TemplateFacts,
+    Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, MakeTemplate, PauseMode,
+    ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
@@ -37,7 +37,12 @@ impl HostDriver for InProcess {
         self.0.pause(call, id, mode).boxed()
     }
 
-    fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
+    fn resume(
+        &self,
+        call: Call,
+        id: SandboxId,
+        request: ResumeSandbox,
+    ) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
         self.0.resume(call, id, request).boxed()
     }
 

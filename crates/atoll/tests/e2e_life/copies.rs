@@ -12,7 +12,9 @@ const WHO: &str = "cat /etc/machine-id /proc/sys/kernel/hostname; cat /proc/sys/
 async fn a_template_of_a_running_sandbox_makes_others_that_are_not_it() {
     let scene = Scene::new().await;
     let sandbox = scene.create(|_| {}).await;
-    sandbox.sh("head -c 2000000 /dev/urandom > /dev/shm/a; echo kept > /root/file; sync; sleep 1000 >/dev/null 2>&1 &").await;
+    sandbox
+        .sh("head -c 2000000 /dev/urandom > /dev/shm/a; echo kept > /root/file; sync; sleep 1000 >/dev/null 2>&1 &")
+        .await;
     let sum = sandbox.sh("sha256sum < /dev/shm/a").await;
     let who = sandbox.sh(WHO).await;
     let facts = sandbox.template("t1").await;
@@ -62,7 +64,10 @@ async fn a_template_of_a_running_sandbox_makes_others_that_are_not_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_create_restores_a_golden_and_outlives_it() {
     let scene = Scene::with_goldens("1x256").await;
-    atoll_testkit::eventually("a golden", || async { (scene.objects().len() == 1 && scene.sandboxes() == 0).then_some(()) }).await;
+    atoll_testkit::eventually("a golden", || async {
+        (scene.objects().len() == 1 && scene.sandboxes() == 0).then_some(())
+    })
+    .await;
     let disk = atoll_domain::validate::DEFAULT_DISK_MB;
     let mut sandbox = scene.create(|request| request.spec.shape.disk_mb = disk).await;
     let facts = scene.host.inspect(sandbox.id.clone()).await.unwrap();

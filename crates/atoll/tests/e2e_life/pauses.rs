@@ -12,7 +12,9 @@ async fn memory_processes_and_files_go_on_over_two_pauses() {
     let mut sandbox = scene.create(|_| {}).await;
     sandbox.sh("head -c 3000000 /dev/urandom > /dev/shm/a; echo kept > /root/file; sync").await;
     sandbox.sh("(i=0; while sleep 0.05; do i=$((i+1)); echo $i > /dev/shm/new; mv /dev/shm/new /dev/shm/count; done) >/dev/null 2>&1 &").await;
-    let before = sandbox.sh("sha256sum < /dev/shm/a; cat /root/file; cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id").await;
+    let before = sandbox
+        .sh("sha256sum < /dev/shm/a; cat /root/file; cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id")
+        .await;
     let mut bytes = Vec::new();
     for round in 0..3 {
         let paused = sandbox.pause(PauseMode::Memory).await;
@@ -24,7 +26,9 @@ async fn memory_processes_and_files_go_on_over_two_pauses() {
         let facts = sandbox.resume(PauseMode::Memory).await;
         println!("round {round}: {:?}", facts.phases);
         assert_eq!(facts.incarnation, sandbox.life);
-        let after = sandbox.sh("sha256sum < /dev/shm/a; cat /root/file; cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id").await;
+        let after = sandbox
+            .sh("sha256sum < /dev/shm/a; cat /root/file; cat /proc/sys/kernel/random/boot_id; cat /etc/machine-id")
+            .await;
         assert_eq!(after, before);
         let count: u64 = sandbox.sh("cat /dev/shm/count").await.parse().unwrap();
         let grown = async || {

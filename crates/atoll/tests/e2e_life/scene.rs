@@ -122,9 +122,7 @@ struct HostDial {
 
 impl Dial for HostDial {
     fn dial(&self) -> DialFuture<'_> {
-        Box::pin(async move {
-            self.host.open_stream(self.id.clone(), AGENT_PORT).await.map_err(std::io::Error::other)
-        })
+        Box::pin(async move { self.host.open_stream(self.id.clone(), AGENT_PORT).await.map_err(std::io::Error::other) })
     }
 }
 
