@@ -14,6 +14,7 @@ mod life;
 mod problem;
 mod process;
 mod sandbox;
+mod snapshot;
 
 pub use exec::{Encoding, ExecRequest, ExecResponse};
 pub use files::{
@@ -25,7 +26,10 @@ pub use health::Health;
 pub use life::{MetricPoint, SandboxEvent, SandboxMetrics};
 pub use problem::{ErrorBody, ErrorCode, FieldError, Problem};
 pub use process::{BackgroundResponse, Process, ProcessList};
-pub use sandbox::{CreateSandboxRequest, HostFacts, Network, Phase, Sandbox, SandboxStatus};
+pub use sandbox::{
+    CreateSandboxRequest, HostFacts, ModeRequest, Network, Paused, Phase, Sandbox, SandboxStatus, UpdateSandboxRequest,
+};
+pub use snapshot::{CreateSnapshotRequest, Snapshot};
 
 /// A JSON document's path of the API's version.
 pub const PREFIX: &str = "/v1";

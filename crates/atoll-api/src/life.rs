@@ -42,7 +42,8 @@ pub struct SandboxEvent {
     /// When.
     #[schema(format = DateTime, example = "2026-01-31T12:00:00.123Z")]
     pub at: String,
-    /// `created`, `started`, `failed`, `ended`, `destroyed`, `disk_full`, `goes_on` and others as they come.
+    /// `created`, `started`, `failed`, `lifetime_changed`, `expired`, `paused`, `pause_failed`, `resumed`, `resume_failed`, `snapshotted`,
+    /// `disk_full`, `goes_on`, `ended`, `destroyed`.
     #[schema(example = "started")]
     pub kind: String,
     /// In which life of it: 1 from its creation on.

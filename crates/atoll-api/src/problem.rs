@@ -24,6 +24,16 @@ pub enum ErrorCode {
     RequestTimeout,
     /// 409: the sandbox is in a state in which this cannot be done; `state` names it.
     InvalidState,
+    /// 409: the memory of a paused sandbox cannot be used any more; its disk can, by a resume in mode `disk`.
+    MemoryUnusable,
+    /// 409: the guest's agent did not answer in time; the sandbox is as it was.
+    AgentBusy,
+    /// 409: what is kept of the sandbox was not quiesced: it may be resumed and not be copied.
+    Unquiesced,
+    /// 409: what is kept of the sandbox does not hold what it must.
+    Damaged,
+    /// 409: the secrets of a paused sandbox cannot be opened with the key that is here.
+    SecretsUnavailable,
     /// 409: something of that name is there already.
     Conflict,
     /// 409: the first request with this idempotency key is still under way.
@@ -55,7 +65,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code with its status and what it means.
-    pub const ALL: [(Self, u16, &'static str); 19] = [
+    pub const ALL: [(Self, u16, &'static str); 24] = [
         (Self::InvalidRequest, 400, "the request cannot be used; `errors` names the fields"),
         (Self::Unauthorized, 401, "no API key, or none that is known"),
         (Self::Forbidden, 403, "known, and not allowed"),
@@ -63,6 +73,11 @@ impl ErrorCode {
         (Self::MethodNotAllowed, 405, "the path is there, not for this method"),
         (Self::RequestTimeout, 408, "the request's body came too slowly"),
         (Self::InvalidState, 409, "the sandbox is in a state in which this cannot be done; `state` names it"),
+        (Self::MemoryUnusable, 409, "the sandbox's memory cannot be used any more; its disk can, by mode `disk`"),
+        (Self::AgentBusy, 409, "the guest's agent did not answer in time; the sandbox is as it was"),
+        (Self::Unquiesced, 409, "what is kept of the sandbox was not quiesced: it may be resumed and not be copied"),
+        (Self::Damaged, 409, "what is kept of the sandbox does not hold what it must"),
+        (Self::SecretsUnavailable, 409, "the sandbox's secrets cannot be opened with the key that is here"),
         (Self::Conflict, 409, "something of that name is there already"),
         (Self::InProgress, 409, "the first request with this idempotency key is still under way"),
         (Self::TooLarge, 413, "the body, or the file, is larger than allowed"),
@@ -87,6 +102,11 @@ impl ErrorCode {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::InvalidState => "invalid_state",
+            Self::MemoryUnusable => "memory_unusable",
+            Self::AgentBusy => "agent_busy",
+            Self::Unquiesced => "unquiesced",
+            Self::Damaged => "damaged",
+            Self::SecretsUnavailable => "secrets_unavailable",
             Self::Conflict => "conflict",
             Self::InProgress => "in_progress",
             Self::TooLarge => "too_large",

@@ -83,6 +83,23 @@ pub struct Sandbox {
     pub disk_mb: u32,
     /// Idle timeout in seconds; 0 for none.
     pub timeout_sec: u32,
+    /// When its time is over, whatever happens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    pub end_at: Option<String>,
+    /// What happens when its time is over: `pause` or `destroy`.
+    #[serde(default)]
+    #[schema(example = "pause")]
+    pub on_expiry: String,
+    /// Whether the next use of a paused one resumes it.
+    #[serde(default)]
+    pub auto_resume: bool,
+    /// Longest run in seconds, counted from its start or last resume; 0 for no limit.
+    #[serde(default)]
+    pub max_lifetime_sec: u32,
+    /// What is kept of it, while it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// What it may reach.
     #[serde(default)]
     pub network: Network,
@@ -112,6 +129,63 @@ pub struct Sandbox {
     /// What belongs to it on its host: for platform admins and over the data directory's socket alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostFacts>,
+}
+
+/// What is kept of a paused sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Paused {
+    /// When it was paused.
+    #[schema(format = DateTime)]
+    pub at: String,
+    /// `memory`: processes go on where they were; `disk`: a resume boots.
+    #[schema(example = "memory")]
+    pub mode: String,
+    /// Whether its agent had stopped user code: only then may it be copied.
+    pub quiesced: bool,
+    /// Bytes that the pause wrote.
+    pub bytes: u64,
+    /// How long the pause took, in milliseconds; in the answer to the pause alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<f64>,
+}
+
+/// Asks for a pause or a resume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModeRequest {
+    /// `memory` (the default) or `disk`: of a pause, what is kept; of a resume, what it starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "memory")]
+    pub mode: Option<String>,
+}
+
+/// Changes the limits of a sandbox; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateSandboxRequest {
+    /// Idle timeout in seconds; 0 for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31_536_000)]
+    pub timeout_sec: Option<i64>,
+    /// A moment that only such a call moves; `null` takes it away.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub end_at: Option<Option<String>>,
+    /// `pause` or `destroy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_expiry: Option<String>,
+    /// Whether the next use of a paused one resumes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+    /// Longest run in seconds; 0 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31_536_000)]
+    pub max_lifetime_sec: Option<i64>,
+}
+
+/// Tells `null` from absent.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(value).map(Some)
 }
 
 /// What belongs to a sandbox on its host.
@@ -153,11 +227,12 @@ pub struct Phase {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CreateSandboxRequest {
-    /// Name of a template; `base` is the default, `minimal` another name of it.
+    /// Name of a base template or of one of the team's snapshot templates; `base` is the default, `minimal` another name of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "base")]
     pub template: Option<String>,
-    /// Virtual CPUs: 1 by default, at most 32, or twice the host's cores where guests are emulated.
+    /// Virtual CPUs: 1 by default, at most 32, or twice the host's cores where guests are emulated. From a snapshot template they are its own,
+    /// as is the memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 32)]
     pub vcpus: Option<i64>,
@@ -173,6 +248,25 @@ pub struct CreateSandboxRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 31_536_000)]
     pub timeout_sec: Option<i64>,
+    /// A moment at which its time is over, whatever happens; at most a year ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime, example = "2026-01-31T12:00:00Z")]
+    pub end_at: Option<String>,
+    /// What happens when its time is over: `pause` (the default) or `destroy`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "pause")]
+    pub on_expiry: Option<String>,
+    /// Whether the next use of a paused one resumes it; not by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
+    /// Longest run in seconds, counted from its start or last resume: none by default, at most a year.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 31_536_000)]
+    pub max_lifetime_sec: Option<i64>,
+    /// `auto` (the default) restores a booted sandbox where there is one; `cold` boots in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "auto")]
+    pub boot: Option<String>,
     /// `internet` (the default) or `none`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "internet")]

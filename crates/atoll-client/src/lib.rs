@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod exec_stream;
 mod files;
+mod life;
 mod sandboxes;
 mod socket;
 mod terminal;

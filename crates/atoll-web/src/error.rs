@@ -7,7 +7,7 @@
 
 use atoll_api::{ErrorBody, ErrorCode, FieldError, Problem};
 use atoll_control::ControlError;
-use atoll_domain::Invalid;
+use atoll_domain::{Invalid, SandboxStatus};
 use atoll_domain::host::HostError;
 use atoll_guest_client::{Code, GuestError};
 use axum::response::{IntoResponse, Response};
@@ -79,7 +79,10 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::Unauthorized => shape(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, "Not signed in"),
         ControlError::Forbidden { .. } => shape(StatusCode::FORBIDDEN, ErrorCode::Forbidden, "Not allowed"),
         ControlError::NotFound { .. } => NOT_FOUND,
-        ControlError::NotRunning { .. } => STATE,
+        ControlError::NotRunning { .. } | ControlError::DeadlinePassed { .. } => STATE,
+        ControlError::SecretsUnavailable { .. } => {
+            shape(StatusCode::CONFLICT, ErrorCode::SecretsUnavailable, "The sandbox's secrets cannot be opened")
+        }
         ControlError::Conflict { .. } => shape(StatusCode::CONFLICT, ErrorCode::Conflict, "It is there already"),
         ControlError::CommandTimeout { .. } | ControlError::ProcessTimeout => TIMEOUT,
         ControlError::TooMany { .. } => shape(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooMany, "Too many at once"),
@@ -109,6 +112,14 @@ fn of_host(error: &HostError) -> Shape {
         HostError::NotFound | HostError::UnknownTemplate { .. } => NOT_FOUND,
         HostError::Invalid(_) => INVALID,
         HostError::WrongState { .. } => STATE,
+        HostError::MemoryUnusable(_) => {
+            let title = "The sandbox's memory cannot be used";
+            let way_out = format!("{error}; resume it in mode `disk` to boot from its disk and give the memory up");
+            hidden(shape(StatusCode::CONFLICT, ErrorCode::MemoryUnusable, title), &way_out)
+        }
+        HostError::AgentBusy => shape(StatusCode::CONFLICT, ErrorCode::AgentBusy, "The guest's agent is busy"),
+        HostError::Unquiesced => shape(StatusCode::CONFLICT, ErrorCode::Unquiesced, "It cannot be copied"),
+        HostError::Damaged(_) => shape(StatusCode::CONFLICT, ErrorCode::Damaged, "What is kept is damaged"),
         HostError::NoCapacity { .. } => {
             shape(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::NoCapacity, "No host has room for it")
         }
@@ -189,13 +200,16 @@ impl WebError {
 
     fn retryable(&self, status: StatusCode) -> bool {
         let lacking = matches!(self, Self::Control(ControlError::Host(HostError::MissingTool { .. })));
+        let busy = matches!(self, Self::Control(ControlError::Host(HostError::AgentBusy)));
         self.is_under_way()
+            || busy
             || matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT) && !lacking
     }
 
     fn state(&self) -> Option<String> {
         match self {
             Self::Control(ControlError::NotRunning { status, .. }) => Some(status.to_string()),
+            Self::Control(ControlError::DeadlinePassed { .. }) => Some(SandboxStatus::Paused.to_string()),
             Self::Control(ControlError::Host(HostError::WrongState { state })) => Some(state.clone()),
             _ => None,
         }

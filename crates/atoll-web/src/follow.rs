@@ -123,7 +123,10 @@ async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
         writer.json(&start).await?;
         loop {
             let event = session.events.next().await;
-            session.handle.touch();
+            // Bytes are a use; that somebody merely listens is none.
+            if !matches!(event, Ok(Some(ProcessEvent::Keepalive))) {
+                session.handle.touch();
+            }
             let (frames, over) = match event {
                 Ok(Some(ProcessEvent::Stdout(bytes) | ProcessEvent::Pty(bytes))) => {
                     (framer.push(Source::Stdout, &bytes), false)

@@ -4,7 +4,9 @@
 //!
 //! Deliberately absent: decisions about who sees what.
 
-use atoll_api::{Encoding, ExecResponse, FileEntry, FileKind, HostFacts, Network, Phase, Process, SandboxStatus};
+use atoll_api::{
+    Encoding, ExecResponse, FileEntry, FileKind, HostFacts, Network, Paused, Phase, Process, SandboxStatus, Snapshot,
+};
 use atoll_control::sandboxes::{ExecResult, SandboxMetrics};
 use atoll_domain::host::SandboxFacts;
 use atoll_domain::record;
@@ -30,6 +32,11 @@ pub(crate) fn sandbox(sandbox: record::Sandbox, facts: Option<SandboxFacts>) -> 
         memory_mb: sandbox.shape.memory_mb,
         disk_mb: sandbox.shape.disk_mb,
         timeout_sec: sandbox.lifetime.timeout_sec,
+        end_at: sandbox.lifetime.end_at.map(time),
+        on_expiry: sandbox.lifetime.on_expiry.as_str().into(),
+        auto_resume: sandbox.lifetime.auto_resume,
+        max_lifetime_sec: sandbox.lifetime.max_lifetime_sec,
+        paused: sandbox.paused.map(paused),
         network: match sandbox.network {
             atoll_domain::Network::None => Network::None,
             atoll_domain::Network::Internet => Network::Internet,
@@ -43,6 +50,31 @@ pub(crate) fn sandbox(sandbox: record::Sandbox, facts: Option<SandboxFacts>) -> 
         metadata: sandbox.metadata,
         host: facts.map(host_facts),
     }
+}
+
+fn paused(paused: record::Paused) -> Paused {
+    let mode = if paused.generation.is_some() { "memory" } else { "disk" };
+    Paused { at: time(paused.at), mode: mode.into(), quiesced: paused.quiesced, bytes: paused.bytes, took_ms: None }
+}
+
+/// A template of a team.
+pub(crate) fn snapshot(template: record::Template) -> Snapshot {
+    Snapshot {
+        name: template.name,
+        kind: template.kind.as_str().into(),
+        vcpus: template.shape.vcpus,
+        memory_mb: template.shape.memory_mb,
+        disk_mb: template.shape.disk_mb,
+        size_bytes: template.size_bytes,
+        created_at: time(template.created_at),
+        stood_still_ms: None,
+    }
+}
+
+/// Microseconds as milliseconds; such a time is far below 2^52 of them.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn ms(micros: u64) -> f64 {
+    micros as f64 / 1000.0
 }
 
 fn status(status: atoll_domain::SandboxStatus) -> SandboxStatus {
@@ -83,12 +115,7 @@ pub(crate) fn event(happening: atoll_domain::happening::Happening) -> atoll_api:
 }
 
 fn host_facts(facts: SandboxFacts) -> HostFacts {
-    let phase = |phase: atoll_domain::host::Phase| {
-        // A phase of a start is far below 2^52 microseconds.
-        #[allow(clippy::cast_precision_loss)]
-        let ms = phase.micros as f64 / 1000.0;
-        Phase { name: phase.name, ms }
-    };
+    let phase = |phase: atoll_domain::host::Phase| Phase { name: phase.name, ms: ms(phase.micros) };
     HostFacts {
         directory: facts.directory,
         keeper_pid: facts.keeper_pid,

@@ -82,7 +82,10 @@ impl Terminal {
             writer.json(&PtyFrame::Started { tag, pid: session.pid, offset: at }).await?;
             loop {
                 let event = session.events.next().await;
-                session.handle.touch();
+                // Bytes are a use; that somebody merely listens is none.
+                if !matches!(event, Ok(Some(ProcessEvent::Keepalive))) {
+                    session.handle.touch();
+                }
                 match event {
                     Ok(Some(ProcessEvent::Pty(bytes) | ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes))) => {
                         let offset = at;

@@ -72,6 +72,17 @@ pub(crate) enum Command {
     Get(IdArgs),
     /// Destroy sandboxes
     Rm(RmArgs),
+    /// Pause sandboxes to their host's disk
+    Pause(PauseArgs),
+    /// Resume paused sandboxes where they were
+    Resume(ResumeArgs),
+    /// Change how long a sandbox may live
+    Update(UpdateArgs),
+    /// Make a template of a sandbox
+    Snapshot(SnapshotArgs),
+    /// List and delete templates
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Run a program in a running sandbox
     Exec(ExecArgs),
     /// Open a shell on a terminal in a running sandbox
@@ -80,6 +91,12 @@ pub(crate) enum Command {
     Cp(CopyArgs),
     /// Show what a sandbox's machine and agent said
     Logs(LogsArgs),
+    /// Show what a sandbox used
+    Metrics(MetricsArgs),
+    /// Show what running sandboxes use now, again and again
+    Top(TopArgs),
+    /// Show what happened to a sandbox
+    Events(EventsArgs),
     /// List the processes that were started in a sandbox and run
     Ps(IdArgs),
     /// Send a signal to a process in a sandbox
@@ -99,7 +116,7 @@ pub(crate) struct UpArgs {
     /// Cache of images and kernels [env: ATOLL_CACHE]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<String>,
-    /// What an orderly stop does with running sandboxes: keep or destroy [default: keep] [env: ATOLL_ON_EXIT]
+    /// What an orderly stop does with running sandboxes: keep, pause or destroy [default: keep] [env: ATOLL_ON_EXIT]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_exit: Option<String>,
     /// auto, kvm or tcg [default: auto] [env: ATOLL_ACCELERATOR]
@@ -172,9 +189,123 @@ pub(crate) struct RunArgs {
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) shape: ShapeArgs,
-    /// Idle timeout in seconds; 0 means none
+    #[command(flatten)]
+    pub(crate) lifetime: LifetimeArgs,
+    /// auto: restore a booted one where there is one; cold: boot
+    #[arg(long, value_name = "HOW")]
+    pub(crate) boot: Option<String>,
+}
+
+/// How long a sandbox may live.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LifetimeArgs {
+    /// Seconds without a use after which its time is over; 0 means none
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) timeout: Option<i64>,
+    /// Moment at which its time is over, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) end_at: Option<String>,
+    /// What happens then: pause (default) or destroy
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) on_expiry: Option<String>,
+    /// Resume it by its next use when it is paused
+    #[arg(long, value_name = "YES", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) auto_resume: Option<bool>,
+    /// Longest run in seconds; 0 means no limit
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub(crate) max_lifetime: Option<i64>,
+}
+
+/// `atoll pause`
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// The sandboxes: ids or the beginnings of them
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    /// Keep the disk alone: a resume boots
+    #[arg(long)]
+    pub(crate) disk: bool,
+}
+
+/// `atoll resume`
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// The sandboxes: ids or the beginnings of them
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    /// Boot from the disk and give up what is kept of the memory
+    #[arg(long)]
+    pub(crate) disk: bool,
+}
+
+/// `atoll update`
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) lifetime: LifetimeArgs,
+    /// Take its end_at away
+    #[arg(long, conflicts_with = "end_at")]
+    pub(crate) no_end_at: bool,
+}
+
+/// `atoll snapshot`
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// Name of the template; without it one is made
+    pub(crate) name: Option<String>,
+    /// In the place of a template of that name
+    #[arg(long, requires = "name")]
+    pub(crate) overwrite: bool,
+}
+
+/// `atoll template`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateCommand {
+    /// List the team's templates
+    #[command(visible_alias = "list")]
+    Ls(LsArgs),
+    /// Delete templates
+    Rm(TemplateRmArgs),
+}
+
+/// `atoll template rm`
+#[derive(Debug, Args)]
+pub(crate) struct TemplateRmArgs {
+    /// Their names
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+/// `atoll metrics`
+#[derive(Debug, Args)]
+pub(crate) struct MetricsArgs {
+    /// The sandbox: its id or the beginning of it
+    pub(crate) id: String,
+    /// How far back: 10m, 2h or 24h
+    #[arg(long, default_value = "10m")]
+    pub(crate) range: String,
+}
+
+/// `atoll top`
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Once, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// `atoll events`
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// The sandbox: its id or the beginning of it; the whole id of one that is over
+    pub(crate) id: String,
+    /// How many, the newest first
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: u32,
 }
 
 /// `atoll ls`

@@ -129,7 +129,14 @@ fn of_problem(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::NotFound => 3,
         ErrorCode::Unauthorized | ErrorCode::Forbidden => 4,
-        ErrorCode::InvalidState | ErrorCode::Conflict | ErrorCode::InProgress => 5,
+        ErrorCode::InvalidState
+        | ErrorCode::MemoryUnusable
+        | ErrorCode::AgentBusy
+        | ErrorCode::Unquiesced
+        | ErrorCode::Damaged
+        | ErrorCode::SecretsUnavailable
+        | ErrorCode::Conflict
+        | ErrorCode::InProgress => 5,
         ErrorCode::NoCapacity | ErrorCode::HostUnavailable | ErrorCode::TooMany => 6,
         ErrorCode::Timeout => TIMEOUT,
         _ => 1,

@@ -14,6 +14,7 @@ mod embedded;
 mod failure;
 mod one_shot;
 mod output;
+mod progress;
 mod settings;
 mod terminal;
 mod up;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Global, TemplateCommand};
 use crate::failure::{Codes, conclude};
 use crate::settings::Given;
 
@@ -63,10 +64,19 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Ls(args) => commands::list(&client()?, global, &args).await,
         Command::Get(args) => commands::get(&client()?, global, &args).await,
         Command::Rm(args) => commands::remove(&client()?, global, &args).await,
+        Command::Pause(args) => commands::pause(&client()?, global, &args).await,
+        Command::Resume(args) => commands::resume(&client()?, global, &args).await,
+        Command::Update(args) => commands::update(&client()?, global, args).await,
+        Command::Snapshot(args) => commands::snapshot(&client()?, global, args).await,
+        Command::Template(TemplateCommand::Ls(args)) => commands::templates(&client()?, global, &args).await,
+        Command::Template(TemplateCommand::Rm(args)) => commands::remove_templates(&client()?, global, &args).await,
         Command::Exec(args) => commands::exec(&client()?, global, &args).await,
         Command::Shell(args) => commands::shell(&client()?, global, &args).await,
         Command::Cp(args) => commands::copy(&client()?, global, &args).await,
         Command::Logs(args) => commands::logs(&client()?, &args).await,
+        Command::Metrics(args) => commands::metrics(&client()?, global, &args).await,
+        Command::Top(args) => commands::top(&client()?, global, &args).await,
+        Command::Events(args) => commands::events(&client()?, global, &args).await,
         Command::Ps(args) => commands::processes(&client()?, global, &args).await,
         Command::Kill(args) => commands::kill(&client()?, &args).await,
         Command::Doctor(args) => commands::doctor(global, args, given).await,

@@ -52,7 +52,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         name: "on-exit",
         env: "ATOLL_ON_EXIT",
         default: "keep",
-        help: "What an orderly stop does with running sandboxes: keep (they run on, and the next start takes them over) or destroy.",
+        help: "What an orderly stop does with running sandboxes: keep (they run on, and the next start takes them over), pause (to the disk, memory and all; what cannot be paused runs on) or destroy.",
     },
     Setting {
         name: "accelerator",
@@ -206,6 +206,8 @@ fn parse_env_file(text: &str) -> Result<BTreeMap<String, String>> {
 pub(crate) enum OnExit {
     /// Leaves them running.
     Keep,
+    /// Puts them on the disk, with their memory.
+    Pause,
     /// Ends them all.
     Destroy,
 }
@@ -231,8 +233,9 @@ impl Settings {
         let listen = given.text("listen").unwrap_or_default();
         let on_exit = match given.text("on-exit").as_deref() {
             Some("keep") | None => OnExit::Keep,
+            Some("pause") => OnExit::Pause,
             Some("destroy") => OnExit::Destroy,
-            Some(other) => bail!("--on-exit `{other}` is not known; use keep or destroy"),
+            Some(other) => bail!("--on-exit `{other}` is not known; use keep, pause or destroy"),
         };
         let accelerator = given.text("accelerator").unwrap_or_default();
         if !matches!(accelerator.as_str(), "auto" | "kvm" | "tcg") {

@@ -23,6 +23,8 @@ use crate::control::Busy;
 use crate::once::{Done, Once};
 use crate::{Control, ControlError, What, random};
 
+/// The template that is taken when none is named.
+const BASE: &str = "base";
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_BYTES: usize = 256;
 
@@ -198,7 +200,8 @@ impl Control {
         let Planned { sandbox, snapshot, inherited, cold } = planned;
         let spec = SandboxSpec {
             id: sandbox.id.clone(),
-            template: sandbox.template.clone(),
+            // What lies under every snapshot is named by its own manifest.
+            template: if snapshot.is_some() { BASE.to_owned() } else { sandbox.template.clone() },
             shape: sandbox.shape,
             network: sandbox.network,
             default_user: "root".into(),

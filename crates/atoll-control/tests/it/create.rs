@@ -105,7 +105,7 @@ async fn bad_input_is_refused_before_anything_is_written_or_asked() {
         ("memory_mb", input(|i| i.memory_mb = Some(1))),
         ("memory_mb", input(|i| i.memory_mb = Some(8193))),
         ("disk_mb", input(|i| i.disk_mb = Some(-5))),
-        ("timeout_sec", input(|i| i.timeout_sec = Some(-1))),
+        ("timeout_sec", input(|i| i.lifetime.timeout_sec = Some(-1))),
         ("network", input(|i| i.network = Some("lan".into()))),
         ("template", input(|i| i.template = Some("../base".into()))),
         ("envs", input(|i| i.envs = BTreeMap::from([("A=B".into(), String::new())]))),

@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use atoll_control::sandboxes::{CreateInput, ExecInput};
+use atoll_control::sandboxes::{CreateInput, ExecInput, FileDownload};
 use atoll_control::{ControlError, What};
 use atoll_domain::SandboxStatus;
 use atoll_guest_client::FileBody;
 use atoll_testkit::{ControlBox, Method};
+use futures_util::TryStreamExt as _;
+
+/// All bytes of a file.
+async fn whole(file: FileDownload) -> Vec<u8> {
+    file.into_stream().map_ok(|piece| piece.to_vec()).try_concat().await.unwrap()
+}
 
 pub(crate) fn command(cmd: &str, args: &[&str]) -> ExecInput {
     ExecInput { cmd: cmd.into(), args: args.iter().map(|arg| (*arg).to_owned()).collect(), ..Default::default() }
@@ -36,7 +42,7 @@ async fn a_sandboxs_variables_reach_its_commands_and_its_files_come_back() {
     let (control, principal) = (&fixture.control, &fixture.principal);
     control.write_file(principal, id.as_str(), "/root/a b?", FileBody::bytes("\0\u{ff}bytes")).await.unwrap();
     let read = control.read_file(principal, id.as_str(), "/root/a b?").await.unwrap();
-    assert_eq!(read.reader.read_to_end(100).await.unwrap(), "\0\u{ff}bytes".as_bytes());
+    assert_eq!(whole(read).await, "\0\u{ff}bytes".as_bytes());
     let missing = control.read_file(principal, id.as_str(), "/nowhere").await;
     assert!(matches!(missing, Err(ControlError::NotFound { what: What::File, .. })), "{missing:?}");
 }

@@ -12,4 +12,8 @@ mod destroy;
 mod events;
 mod exec;
 mod life;
+mod pause;
 mod reconcile;
+mod resume;
+mod snapshots;
+mod uses;

@@ -64,8 +64,8 @@ async fn read(
 
 async fn contents(web: &Web, caller: &Principal, id: &str, path: &str) -> Result<Response, WebError> {
     let file = web.control.read_file(caller, id, path).await?;
-    let size = file.reader.size();
-    let mut response = Response::new(Body::from_stream(file.reader.into_stream()));
+    let size = file.size();
+    let mut response = Response::new(Body::from_stream(file.into_stream()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if let Some(size) = size {

@@ -24,9 +24,11 @@ mod files;
 mod health;
 mod life;
 mod logs;
+mod pauses;
 mod processes;
 mod pty;
 mod sandboxes;
+mod snapshots;
 mod system;
 mod tree;
 
@@ -73,7 +75,7 @@ fn deadline(limit: Duration) -> impl Fn(Request, Next) -> futures_util::future::
 /// What `/v1/sandboxes` and `/v1/capsules` are.
 fn sandbox_routes() -> OpenApiRouter<Web> {
     let quick = sandboxes::quick().route_layer(from_fn(deadline(QUICK)));
-    let lifecycle = sandboxes::lifecycle().route_layer(from_fn(deadline(LIFECYCLE)));
+    let lifecycle = sandboxes::lifecycle().merge(pauses::routes()).route_layer(from_fn(deadline(LIFECYCLE)));
     // Commands and files have deadlines of their own.
     quick
         .merge(lifecycle)
@@ -90,6 +92,7 @@ fn all() -> OpenApiRouter<Web> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(health::routes().route_layer(from_fn(deadline(QUICK))))
         .merge(system::routes())
+        .nest("/v1/snapshots", snapshots::routes().route_layer(from_fn(deadline(LIFECYCLE))))
         .nest("/v1/sandboxes", sandbox_routes())
         .nest("/v1/capsules", capsules())
 }

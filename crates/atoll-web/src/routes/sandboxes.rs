@@ -1,7 +1,8 @@
 //! Making, looking at and ending sandboxes.
 
 use atoll_api::{CreateSandboxRequest, NEXT_CURSOR, Problem, Sandbox};
-use atoll_control::sandboxes::CreateInput;
+use atoll_control::sandboxes::{CreateInput, on_expiry};
+use atoll_domain::ttl::LifetimeChange;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -13,6 +14,7 @@ use utoipa_axum::routes;
 use crate::caller::Caller;
 use crate::error::WebError;
 use crate::extract::{IdempotencyKey, Json, Path, Query, mark_replayed};
+use super::pauses::moment;
 use crate::{Web, render};
 
 /// Routes that ask only the database.
@@ -47,7 +49,14 @@ async fn create(
         vcpus: request.vcpus,
         memory_mb: request.memory_mb,
         disk_mb: request.disk_mb,
-        timeout_sec: request.timeout_sec,
+        lifetime: LifetimeChange {
+            timeout_sec: request.timeout_sec,
+            end_at: request.end_at.as_deref().map(|text| moment(text).map(Some)).transpose()?,
+            on_expiry: request.on_expiry.as_deref().map(on_expiry).transpose()?,
+            auto_resume: request.auto_resume,
+            max_lifetime_sec: request.max_lifetime_sec,
+        },
+        boot: request.boot,
         network: request.network,
         envs: request.envs.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),

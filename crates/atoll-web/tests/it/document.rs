@@ -48,7 +48,7 @@ async fn every_documented_route_is_served() {
     let mut count = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
-            let asked = path.replace("{id}", "sbx").replace("{process}", "x");
+            let asked = path.replace("{id}", "sbx").replace("{process}", "x").replace("{name}", "x");
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
             let answer = service.bare(method.clone(), &asked, &[], "").await;
             // Without a key: answered by the route itself, never by "no such route" or "another method".

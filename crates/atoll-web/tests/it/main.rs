@@ -8,6 +8,7 @@
 
 mod document;
 mod files;
+mod life;
 mod rest;
 mod streams;
 mod support;

@@ -5,20 +5,23 @@
 //!
 //! Deliberately absent: isolation. What sandboxes keep from each other is tested with VMs.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_control::Control;
+use atoll_control::{Control, SealingKey};
 use atoll_control::ports::{HostDriver, SystemClock};
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
-    Isolation, Room, SandboxFacts, SandboxSecrets,
+    Isolation, MakeTemplate, PauseMode, ResumeSandbox, Room, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
+use atoll_domain::record::Paused;
+use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use atoll_store::Store;
 use atoll_web::{Web, serve_local, serve_tcp};
@@ -116,8 +119,10 @@ impl Gate {
 /// A host whose sandboxes are all the same agent.
 struct AgentHost {
     address: String,
-    /// What the next create or destroy fails with.
+    /// What the next call about a sandbox's life fails with.
     fault: Mutex<Option<HostError>>,
+    /// Those that are paused.
+    paused: Mutex<BTreeMap<SandboxId, SandboxFacts>>,
     /// What the next create waits at.
     gate: Mutex<Option<Gate>>,
     /// Kept open, so that the stream of events does not end.
@@ -159,6 +164,59 @@ impl HostDriver for AgentHost {
         })
     }
 
+    fn pause(&self, call: Call, id: SandboxId, mode: PauseMode) -> BoxFuture<'_, Result<Paused, HostError>> {
+        Box::pin(async move {
+            self.fault()?;
+            let generation = (mode == PauseMode::Memory).then(|| "g".to_owned());
+            let paused = Paused { at: 1_700_000_000_000_000, generation, quiesced: true, bytes: 4096 };
+            let paused_facts = SandboxFacts {
+                incarnation: call.incarnation,
+                state: HostSandboxState::Paused,
+                paused: Some(paused.clone()),
+                ..facts(id.clone())
+            };
+            self.paused.lock().unwrap().insert(id, paused_facts);
+            Ok(paused)
+        })
+    }
+
+    fn resume(&self, call: Call, id: SandboxId, _: ResumeSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
+        Box::pin(async move {
+            self.fault()?;
+            self.paused.lock().unwrap().remove(&id);
+            Ok(SandboxFacts { incarnation: call.incarnation, ..facts(id) })
+        })
+    }
+
+    fn make_template(
+        &self,
+        _: Call,
+        _: SandboxId,
+        request: MakeTemplate,
+    ) -> BoxFuture<'_, Result<TemplateFacts, HostError>> {
+        Box::pin(async move {
+            self.fault()?;
+            let shape = atoll_domain::Shape { vcpus: 1, memory_mb: 512, disk_mb: 5120 };
+            Ok(TemplateFacts { template: request.template, shape, bytes: 8192, stood_still_micros: 1500 })
+        })
+    }
+
+    fn drop_template(&self, _: String) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(async { self.fault() })
+    }
+
+    fn templates(&self) -> BoxFuture<'_, Result<Vec<String>, HostError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn set_lifetime(&self, _: SandboxId, _: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(async { self.fault() })
+    }
+
+    fn touch(&self, _: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn destroy(&self, _: Call, _: SandboxId) -> BoxFuture<'_, Result<Destroyed, HostError>> {
         Box::pin(async move { self.fault().map(|()| Destroyed::Done) })
     }
@@ -168,12 +226,12 @@ impl HostDriver for AgentHost {
     }
 
     fn inspect(&self, id: SandboxId) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
-        Box::pin(async { Ok(facts(id)) })
+        Box::pin(async move { Ok(self.paused.lock().unwrap().get(&id).cloned().unwrap_or_else(|| facts(id))) })
     }
 
     fn secrets(&self, _: SandboxId) -> BoxFuture<'_, Result<SandboxSecrets, HostError>> {
         Box::pin(async {
-            Ok(SandboxSecrets { token: GuestToken::from_random([1; 32]), envs: std::collections::BTreeMap::new() })
+            Ok(SandboxSecrets { token: GuestToken::from_random([1; 32]), envs: BTreeMap::new() })
         })
     }
 
@@ -243,11 +301,12 @@ impl Service {
         let host = Arc::new(AgentHost {
             address: agent.address.clone(),
             fault: Mutex::default(),
+            paused: Mutex::default(),
             gate: Mutex::default(),
             events: Mutex::default(),
         });
         let driver: Arc<dyn HostDriver> = host.clone();
-        let (control, first) = Control::start(store, driver, Arc::new(SystemClock)).await.unwrap();
+        let (control, first) = Control::start(store, driver, Arc::new(SystemClock), SealingKey::new([9; 32])).await.unwrap();
         let web = Web { control, version: "0.0.0-test" };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

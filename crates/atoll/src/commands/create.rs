@@ -1,16 +1,26 @@
 //! `atoll create`
 
 use anyhow::Result;
-use atoll_api::Sandbox;
+use atoll_api::{CreateSandboxRequest, Sandbox};
 use atoll_client::Client;
 
 use super::request;
-use crate::args::{CreateArgs, Global, Output};
+use crate::args::{CreateArgs, Global, LifetimeArgs, Output};
 use crate::output;
 
 /// Creates a sandbox and prints its id.
 pub(crate) async fn create(client: &Client, global: &Global, args: &CreateArgs) -> Result<()> {
-    let sandbox = client.create(&request(&args.shape, args.timeout)?).await?;
+    let LifetimeArgs { timeout, end_at, on_expiry, auto_resume, max_lifetime } = args.lifetime.clone();
+    let request = CreateSandboxRequest {
+        timeout_sec: timeout,
+        end_at,
+        on_expiry,
+        auto_resume,
+        max_lifetime_sec: max_lifetime,
+        boot: args.boot.clone(),
+        ..request(&args.shape)?
+    };
+    let sandbox = client.create(&request).await?;
     if !global.quiet {
         tell_phases(&sandbox);
     }

@@ -30,6 +30,14 @@ fn render(sandbox: &Sandbox, terminal: bool) -> String {
     row("memory_mb", Some(sandbox.memory_mb.to_string()));
     row("disk_mb", Some(sandbox.disk_mb.to_string()));
     row("timeout_sec", Some(sandbox.timeout_sec.to_string()));
+    row("end_at", sandbox.end_at.as_ref().map(|at| output::time(at, false)));
+    row("on_expiry", Some(sandbox.on_expiry.clone()).filter(|what| !what.is_empty()));
+    row("auto_resume", sandbox.auto_resume.then(|| "yes".to_owned()));
+    row("max_lifetime_sec", Some(sandbox.max_lifetime_sec).filter(|n| *n > 0).map(|n| n.to_string()));
+    if let Some(paused) = &sandbox.paused {
+        row("paused", Some(time(&paused.at)));
+        row("kept", Some(super::pause::kept(paused)));
+    }
     row("guest_ip", sandbox.guest_ip.clone());
     row("host_ip", sandbox.host_ip.clone());
     row("created", Some(time(&sandbox.created_at)));

@@ -9,27 +9,37 @@ mod completion;
 mod copy;
 mod create;
 mod doctor;
+mod events;
 mod exec;
 mod get;
 mod list;
+mod lifetime;
 mod logs;
+mod metrics;
+mod pause;
 mod processes;
 mod remove;
 mod run;
 mod shell;
+mod snapshot;
 
 pub(crate) use completion::completion;
 pub(crate) use copy::copy;
 pub(crate) use create::create;
 pub(crate) use doctor::doctor;
+pub(crate) use events::events;
 pub(crate) use exec::exec;
 pub(crate) use get::get;
 pub(crate) use list::list;
+pub(crate) use lifetime::update;
 pub(crate) use logs::logs;
+pub(crate) use metrics::{metrics, top};
+pub(crate) use pause::{pause, resume};
 pub(crate) use processes::{kill, processes};
 pub(crate) use remove::remove;
 pub(crate) use run::run;
 pub(crate) use shell::shell;
+pub(crate) use snapshot::{remove_templates, snapshot, templates};
 
 use std::collections::BTreeMap;
 
@@ -50,16 +60,15 @@ pub(crate) fn variables(words: &[String]) -> Result<Option<BTreeMap<String, Stri
 }
 
 /// What a shape asks for.
-pub(crate) fn request(shape: &ShapeArgs, timeout_sec: Option<i64>) -> Result<CreateSandboxRequest, Refusal> {
+pub(crate) fn request(shape: &ShapeArgs) -> Result<CreateSandboxRequest, Refusal> {
     Ok(CreateSandboxRequest {
         template: Some(shape.template.clone()),
         vcpus: shape.vcpus,
         memory_mb: shape.memory,
         disk_mb: shape.disk,
-        timeout_sec,
         network: shape.network.clone(),
         envs: variables(&shape.env)?,
-        metadata: None,
+        ..CreateSandboxRequest::default()
     })
 }
 

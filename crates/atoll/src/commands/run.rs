@@ -43,7 +43,7 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Resul
 
 async fn in_sandbox(client: &Client, global: &Global, args: &RunArgs, stop: &CancellationToken) -> Result<()> {
     // Not given up at an interrupt: only the answer names what has to be destroyed.
-    let sandbox = client.create(&request(&args.shape, None)?).await?;
+    let sandbox = client.create(&request(&args.shape)?).await?;
     if !global.quiet {
         tell_phases(&sandbox);
     }

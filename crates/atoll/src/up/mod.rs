@@ -12,6 +12,7 @@ mod first_start;
 pub(crate) mod instance;
 mod local_socket;
 pub(crate) mod logs;
+mod sealing_key;
 mod signals;
 
 use std::path::Path;
@@ -117,5 +118,6 @@ fn on_exit(setting: OnExit) -> atoll_host::OnExit {
     match setting {
         OnExit::Keep => atoll_host::OnExit::Keep,
         OnExit::Destroy => atoll_host::OnExit::Destroy,
+        OnExit::Pause => atoll_host::OnExit::Pause,
     }
 }

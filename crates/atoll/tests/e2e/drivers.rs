@@ -11,6 +11,7 @@ use atoll_disk::{Cache, Silent};
 use atoll_domain::SandboxId;
 use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
 use atoll_testkit::conformance::{self, Driver};
+use atoll_testkit::conformance_life;
 
 use crate::driver::InProcess;
 use crate::embedded;
@@ -58,6 +59,12 @@ async fn suite(driver: Driver, agent: HostAgent) {
     conformance::a_cancelled_destroy_ends_all_the_same(&driver).await;
     conformance::metrics_are_flushed_without_an_end(&driver).await;
     conformance::streams_reach_the_agent_and_the_token_counts(&driver).await;
+    conformance_life::pause_and_resume_are_idempotent(&driver).await;
+    conformance_life::the_disk_alone_boots(&driver).await;
+    conformance_life::what_cannot_be_done_now_is_refused(&driver).await;
+    conformance_life::destroy_wins_over_pause_and_resume(&driver).await;
+    conformance_life::templates_are_made_copied_and_dropped(&driver).await;
+    conformance_life::metrics_of_a_paused_one_can_be_flushed(&driver).await;
     let end = |id: SandboxId| {
         let agent = agent.clone();
         async move { kill_vmm(&agent, &id).await }

@@ -23,6 +23,7 @@ mod exec;
 mod files;
 mod guest;
 mod isolation;
+mod life;
 mod lifecycle;
 mod network;
 mod sandbox;

@@ -1,0 +1,40 @@
+//! What keeps a sandbox alive: requests and bytes, told to the host soon (defect 34).
+
+use atoll_control::sandboxes::ExecInput;
+use atoll_testkit::{ControlBox, Fault, Method, eventually};
+
+use crate::exec::command;
+
+#[tokio::test]
+async fn a_use_is_told_to_the_host_and_looking_is_none() {
+    let fixture = ControlBox::start().await;
+    let (used, quiet) = (fixture.sandbox().await.id, fixture.sandbox().await.id);
+    let (control, principal) = (&fixture.control, &fixture.principal);
+    fixture.host.plan(Method::Touch, Fault::LoseReply);
+    fixture.start_loops();
+    control.ping_sandbox(principal, used.as_str()).await.unwrap();
+    control.sandbox(principal, quiet.as_str()).await.unwrap();
+    control.sandbox_metrics(principal, quiet.as_str(), None).await.unwrap();
+    control.list_sandboxes(principal, None, None).await.unwrap();
+    let told = || async { (fixture.host.uses_of(&used) > 0).then_some(()) };
+    eventually("the host to be told", told).await;
+    let again = || async { (fixture.host.calls(Method::Touch) >= 2).then_some(()) };
+    eventually("what may not have arrived to be told again", again).await;
+    assert_eq!(fixture.host.uses_of(&quiet), 0);
+}
+
+#[tokio::test]
+async fn a_command_that_somebody_waits_for_is_a_use_as_long_as_it_lasts() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let gate = fixture.host.hold(Method::OpenStream);
+    fixture.start_loops();
+    let (control, principal, target) = (fixture.control.clone(), fixture.principal.clone(), id.clone());
+    let input: ExecInput = command("true", &[]);
+    let running = tokio::spawn(async move { control.exec(&principal, target.as_str(), input).await });
+    gate.reached().await;
+    let kept_alive = || async { (fixture.host.uses_of(&id) >= 3).then_some(()) };
+    eventually("it to be told as used again and again", kept_alive).await;
+    gate.open();
+    assert_eq!(running.await.unwrap().unwrap().exit_code, 0);
+}
