@@ -8,7 +8,7 @@
 //! Deliberately absent: making objects ([`super::copying`], [`super::golden`]).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atoll_domain::host::{HostError, SandboxSecrets};
 use atoll_domain::objects::ObjectId;
@@ -28,6 +28,10 @@ use crate::error::{failed, from_client, join_failed};
 use crate::journal::Sources;
 use crate::objects::{SOURCES, STATE};
 use crate::ready::Ready;
+
+/// From the device's new size to the file system's.
+const GROW_LIMIT: Duration = Duration::from_secs(20);
+const GROW_POLL: Duration = Duration::from_millis(10);
 
 /// Restores the VM of an object and waits for its agent.
 pub(super) async fn restore(
@@ -87,8 +91,21 @@ async fn read(context: &Context, object: &ObjectId) -> Result<(Manifest, Sources
 /// Grows device and file system to the size that was asked for.
 pub(super) async fn grow(context: &Context, keeper: &KeeperClient, agent: &GuestClient) -> Result<(), HostError> {
     let started = Instant::now();
-    keeper.resize_disk(u64::from(context.spec.shape.disk_mb) << 20).await.map_err(from_client)?;
-    let size = agent.grow_disk().await.map_err(|e| failed(&e))?;
+    let wanted = u64::from(context.spec.shape.disk_mb) << 20;
+    keeper.resize_disk(wanted).await.map_err(from_client)?;
+    let size = loop {
+        let size = agent.grow_disk().await.map_err(|e| failed(&e))?;
+        // The guest hears of its device's new size by an interrupt, which may come after this call. What ext4 keeps for itself
+        // is well below a sixteenth.
+        if size.after >= wanted - wanted / 16 {
+            break size;
+        }
+        if started.elapsed() > GROW_LIMIT {
+            let limit_ms = u64::try_from(GROW_LIMIT.as_millis()).unwrap_or(u64::MAX);
+            return Err(HostError::Timeout { what: "growing the disk".into(), limit_ms });
+        }
+        tokio::time::sleep(GROW_POLL).await;
+    };
     tracing::debug!(sandbox.id = %context.spec.id, before = size.before, after = size.after, "grew a disk");
     context.phase("grow", started, |_| {});
     Ok(())
