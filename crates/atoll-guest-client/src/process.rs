@@ -36,6 +36,9 @@ pub struct StartRequest {
     pub stdin: bool,
     /// Runs the program on a terminal of this size.
     pub pty: Option<PtySize>,
+    /// The program waits for this reader while it takes what comes, as at a pipe. Without it output that the reader is
+    /// too slow for becomes a gap.
+    pub backpressure: bool,
     /// After this the agent kills the whole process group and the stream ends
     /// with `Rejected { code: DeadlineExceeded, .. }`.
     pub timeout: Option<Duration>,
@@ -133,6 +136,7 @@ impl StartRequest {
             tag: self.tag.clone(),
             stdin: Some(self.stdin),
             want_offsets: Some(true),
+            backpressure: self.backpressure.then_some(true),
             ..Default::default()
         }
     }

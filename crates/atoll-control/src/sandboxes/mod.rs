@@ -16,5 +16,5 @@ pub use create::CreateInput;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;
 pub use metrics::SandboxMetrics;
-pub use processes::{ProcessHandle, Session, StartInput};
+pub use processes::{FollowFrom, ProcessHandle, Session, StartInput};
 pub use query::{SandboxPage, decode_cursor, encode_cursor};

@@ -133,7 +133,11 @@ async fn copy(mut outputs: Vec<Output>, record: &Record) {
     loop {
         record.wait_for_readers().await;
         match read_any(&mut outputs, &mut buffer).await {
-            Some((source, length)) => record.push(source, &buffer[..length]),
+            Some((source, length)) => {
+                record.push(source, &buffer[..length]);
+                // Readers take their turn at every piece: only one that cannot send on falls behind.
+                tokio::task::yield_now().await;
+            }
             None => return,
         }
     }
