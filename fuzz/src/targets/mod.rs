@@ -28,4 +28,11 @@ pub(crate) struct Target {
 }
 
 /// All of them; `make soak` runs each for a minute.
-pub(crate) const TARGETS: &[Target] = &[agent_answers::TARGET, agent_connection::TARGET, agent_decoders::TARGET, keeper_lines::TARGET, memory_diff::TARGET, qmp::TARGET];
+pub(crate) const TARGETS: &[Target] = &[
+    agent_answers::TARGET,
+    agent_connection::TARGET,
+    agent_decoders::TARGET,
+    keeper_lines::TARGET,
+    memory_diff::TARGET,
+    qmp::TARGET,
+];

@@ -40,12 +40,7 @@ impl GuestClient {
         self.follow(selector, offset, true).await
     }
 
-    async fn follow(
-        &self,
-        selector: &Selector,
-        offset: u64,
-        backpressure: bool,
-    ) -> Result<ProcessStream, GuestError> {
+    async fn follow(&self, selector: &Selector, offset: u64, backpressure: bool) -> Result<ProcessStream, GuestError> {
         let message = wire::ConnectRequest {
             process: selector.to_wire().into(),
             offset: Some(offset),
