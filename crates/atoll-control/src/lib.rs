@@ -21,6 +21,6 @@ mod streams;
 pub use bootstrap::FirstStart;
 pub use control::Control;
 pub use error::{ControlError, What};
-pub use once::{Done, Once};
+pub use once::{Done, Once, RequestKey};
 pub use step::Step;
 pub use streams::{MAX_STREAMS, StreamPermit};

@@ -50,7 +50,7 @@ pub enum State {
     Cancelling,
     /// Everything is being given back.
     Releasing,
-    /// Giving back failed; tried again at the next destroy.
+    /// Giving back failed; tried again at the next destroy, which the control plane's comparison asks for.
     Stuck,
     /// Nothing is left.
     Gone,

@@ -29,7 +29,7 @@ pub enum Remedy {
     MarkStopped,
     /// The host does not have it and it never ran: write down that it failed.
     MarkError,
-    /// The host has it and nobody wants it: end it there.
+    /// The host has it and nobody wants it, or could not give it back whole: end it there.
     Destroy,
 }
 
@@ -45,6 +45,8 @@ pub fn remedy(record: Option<(SandboxStatus, Incarnation)>, observed: Option<Obs
         },
         (Some((status, incarnation)), Some(seen)) => match status {
             _ if seen.state == HostSandboxState::Stopping => Remedy::Nothing,
+            // It will never run again, whatever is written of it; once it is gone, that is written down.
+            _ if seen.state == HostSandboxState::Stuck => Remedy::Destroy,
             SandboxStatus::Stopped | SandboxStatus::Error => Remedy::Destroy,
             _ if seen.incarnation < incarnation => Remedy::Destroy,
             SandboxStatus::Pending | SandboxStatus::Missing if seen.state == HostSandboxState::Running => {
@@ -78,6 +80,9 @@ mod tests {
         assert_eq!(remedy(Some((SandboxStatus::Pending, one)), None), Remedy::MarkError);
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), None), Remedy::MarkStopped);
         assert_eq!(remedy(Some((SandboxStatus::Paused, one)), None), Remedy::Nothing);
+        for status in [SandboxStatus::Running, SandboxStatus::Pending, SandboxStatus::Stopped] {
+            assert_eq!(remedy(Some((status, one)), seen(HostSandboxState::Stuck)), Remedy::Destroy);
+        }
         let older = Some(Observed { state: HostSandboxState::Running, incarnation: Incarnation(0) });
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), older), Remedy::Destroy);
     }

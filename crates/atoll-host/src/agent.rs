@@ -83,7 +83,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(crate) async fn ready(&self) -> Result<Arc<Ready>, HostError> {
-        self.readiness.get(&self.config).await
+        self.readiness.get(&self.config, &self.stopping).await
     }
 
     /// The network plan of a sandbox; claims its slot.
@@ -375,6 +375,11 @@ impl HostAgent {
         receiver
     }
 
+    /// The number of the last event that there was; 0 before the first.
+    pub fn latest_event(&self) -> EventSeq {
+        *self.shared.events.news().borrow()
+    }
+
     /// Forgets events up to a number.
     ///
     /// # Errors
@@ -453,6 +458,7 @@ impl HostAgent {
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.shared.readiness.ended().await;
         if recovery::has_sandboxes(&self.shared) {
             // What runs on needs the host's rules.
             return;

@@ -22,6 +22,7 @@ mod leftovers;
 mod metrics;
 mod ready;
 mod recovery;
+mod single_flight;
 mod step;
 
 pub use agent::{HostAgent, OnExit};

@@ -345,6 +345,8 @@ impl Actor {
                 Effect::CreateFailed => self.tell_create_failed(),
                 Effect::DestroyDone => self.tell_destroyed(&Ok(Destroyed::Done)),
                 Effect::DestroyFailed => {
+                    // Seen in the host's list, so that whoever compares it with the records destroys it again.
+                    self.facts.send_modify(|facts| facts.state = HostSandboxState::Stuck);
                     let error = self.failure.clone().unwrap_or(HostError::Failed("something is left".into()));
                     self.tell_destroyed(&Err(error));
                 }
@@ -423,7 +425,8 @@ fn state_name(state: State) -> &'static str {
     match state {
         State::Preparing | State::Booting(_) | State::Adopting | State::Refused => "starting",
         State::Running | State::Left => "running",
-        State::Cancelling | State::Releasing | State::Stuck => "stopping",
+        State::Cancelling | State::Releasing => "stopping",
+        State::Stuck => "stuck",
         State::Gone => "stopped",
     }
 }

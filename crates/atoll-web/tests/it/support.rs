@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_control::Control;
 use atoll_control::ports::{HostDriver, SystemClock};
+use atoll_control::{Control, RequestKey};
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
@@ -194,6 +194,10 @@ impl HostDriver for AgentHost {
         Box::pin(async { Ok(receive) })
     }
 
+    fn latest_event(&self) -> BoxFuture<'_, Result<EventSeq, HostError>> {
+        Box::pin(async { Ok(EventSeq(0)) })
+    }
+
     fn acknowledge(&self, _: EventSeq) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async { Ok(()) })
     }
@@ -246,7 +250,8 @@ impl Service {
             events: Mutex::default(),
         });
         let driver: Arc<dyn HostDriver> = host.clone();
-        let (control, first) = Control::start(store, driver, Arc::new(SystemClock)).await.unwrap();
+        let (control, first) =
+            Control::start(store, driver, Arc::new(SystemClock), RequestKey::new([7; 32])).await.unwrap();
         let web = Web { control, version: "0.0.0-test" };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::InProcess;
 use super::first_start::FirstStart;
 use super::local_socket::{self, LocalSocket};
-use super::{admin_file, first_start};
+use super::{admin_file, first_start, request_key};
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.
@@ -129,7 +129,7 @@ async fn serve(
     beginning: FirstStart,
 ) -> Result<Instance> {
     let driver = Arc::new(InProcess(agent.clone()));
-    let (control, first) = Control::start(store, driver, Arc::new(SystemClock)).await?;
+    let (control, first) = Control::start(store, driver, Arc::new(SystemClock), request_key::open(data)?).await?;
     let url = listener.as_ref().map(|listener| anyhow::Ok(url(listener.local_addr()?))).transpose()?;
     if let Some(url) = &url {
         admin_file::write(data, url, first)?;
