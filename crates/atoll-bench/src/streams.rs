@@ -39,8 +39,11 @@ async fn round(bench: &Bench, id: &str) -> Result<f64> {
     tokio::time::sleep(REST).await;
     let before = kib(bench.pid, "VmRSS")?;
     let mut streams = Vec::new();
-    for _ in 0..STREAMS {
+    for number in 1..=STREAMS {
         streams.push(idle(bench, id).await?);
+        if number % 50 == 0 {
+            eprintln!("idle streams: {number} of {STREAMS} open");
+        }
     }
     tokio::time::sleep(REST).await;
     let grown = kib(bench.pid, "VmRSS")? - before;

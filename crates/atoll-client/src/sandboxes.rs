@@ -1,4 +1,8 @@
 //! Sandboxes and the commands in them.
+//!
+//! How it works: one method a route, each with a deadline that fits what the server may take for it.
+//!
+//! Deliberately absent: trying again (a create alone does, in `create.rs`).
 
 use std::time::Duration;
 

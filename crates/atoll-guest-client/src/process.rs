@@ -1,4 +1,9 @@
 //! What can be said about processes: plain types, and the way to and from the wire.
+//!
+//! How it works: requests become generated messages and events come out of them here, so that nobody else sees the
+//! wire's types.
+//!
+//! Deliberately absent: order of events; `stream.rs` holds the agent to it.
 
 use std::{collections::BTreeMap, time::Duration};
 

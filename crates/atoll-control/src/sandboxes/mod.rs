@@ -1,4 +1,8 @@
 //! Sandboxes: create, look, use, destroy.
+//!
+//! How it works: one file an act, all methods of [`crate::Control`]; this one only puts them together.
+//!
+//! Deliberately absent: HTTP, SQL, and anything that is a host's.
 
 mod background;
 mod create;

@@ -1,4 +1,8 @@
 //! Calls about processes.
+//!
+//! How it works: Connect calls of `process.Process`; starting and following are streams with a connection of their own.
+//!
+//! Deliberately absent: waiting for a process; whoever follows reads to the end.
 
 use std::sync::Arc;
 

@@ -1,4 +1,9 @@
 //! The event stream of one reader: start, output, keepalives, end.
+//!
+//! How it works: a reader's position in the record's output decides what comes next; silence is filled with keepalives,
+//! a gap is told.
+//!
+//! Deliberately absent: ending the process when its reader goes.
 
 use std::time::{Duration, Instant};
 

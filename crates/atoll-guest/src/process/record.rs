@@ -1,10 +1,12 @@
 //! One process as the agent knows it: output, readers, input, end.
 //!
-//! Output never waits for a reader who can be told of gaps: the ring is all that is kept, and who is slower than
-//! that sees a gap. Waited for is only who asks ([`Pace::Waited`]: a pipe's reader, who wants every byte) and who knows
-//! no gaps (a client without Atoll's fields): when such a reader is half a ring behind, reading the process's output
-//! waits for it, at most [`PATIENCE`] without a move; then the process goes on without it until it has taken a
+//! How it works: output never waits for a reader who can be told of gaps: the ring is all that is kept, and who is slower
+//! than that sees a gap. Waited for is only who asks ([`Pace::Waited`]: a pipe's reader, who wants every byte) and who
+//! knows no gaps (a client without Atoll's fields): when such a reader is half a ring behind, reading the process's
+//! output waits for it, at most [`PATIENCE`] without a move; then the process goes on without it until it has taken a
 //! quarter of a ring.
+//!
+//! Deliberately absent: output on disk.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,8 @@
 //! `process.Process` on the wire: from generated messages to [`super`] and back.
+//!
+//! How it works: each call checks its message, finds the process by pid or tag, and answers in the wire's types.
+//!
+//! Deliberately absent: rules; they are in the modules that it calls.
 
 use std::sync::Arc;
 

@@ -1,8 +1,10 @@
 //! The task that owns a process: reads its output, kills it at its deadline, reaps it.
 //!
-//! The end is told when the process has ended and its output has been read. A child
-//! in the background may hold the output open: that is waited for only briefly, and
-//! the pipe is read on (and thrown away) so that the child never meets a broken one.
+//! How it works: the end is told when the process has ended and its output has been read. A child in the background may
+//! hold the output open: that is waited for only briefly, and the pipe is read on (and thrown away) so that the child
+//! never meets a broken one.
+//!
+//! Deliberately absent: restarting anything.
 
 use std::{
     future::poll_fn,

@@ -1,4 +1,9 @@
 //! Running commands.
+//!
+//! How it works: the body becomes the control plane's input; an exec is awaited, one in the background answers with its
+//! tag, a stream becomes a WebSocket.
+//!
+//! Deliberately absent: shells, and decisions of any kind.
 
 use atoll_api::{BackgroundResponse, ExecRequest, ExecResponse, Problem};
 use atoll_control::Once;

@@ -1,4 +1,8 @@
 //! Processes that run in a sandbox.
+//!
+//! How it works: a process is named by pid or tag in the path; its stream is the same as an exec's.
+//!
+//! Deliberately absent: processes that the guest started by itself.
 
 use atoll_api::{Problem, ProcessList};
 use atoll_control::sandboxes::FollowFrom;

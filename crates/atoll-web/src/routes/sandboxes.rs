@@ -1,4 +1,9 @@
 //! Making, looking at and ending sandboxes.
+//!
+//! How it works: bodies become the control plane's input, records the API's types; those that wait for a host have
+//! longer deadlines.
+//!
+//! Deliberately absent: rules and defaults.
 
 use atoll_api::{CreateSandboxRequest, NEXT_CURSOR, Problem, Sandbox};
 use atoll_control::sandboxes::CreateInput;
