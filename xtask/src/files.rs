@@ -16,10 +16,8 @@ const MANY_LINES: usize = 500;
 const UNFINISHED: &[&str] =
     &[concat!("todo", "!("), concat!("unimplemented", "!("), concat!("TO", "DO"), concat!("FIX", "ME")];
 /// What the head of a crate's file says besides what it is for, and how that begins.
-const HEAD: [(&str, &[&str]); 2] = [
-    ("how it works", &["//! How it works:"]),
-    ("what is left out", &["//! Deliberately absent:", "//! Does not"]),
-];
+const HEAD: [(&str, &[&str]); 2] =
+    [("how it works", &["//! How it works:"]), ("what is left out", &["//! Deliberately absent:", "//! Does not"])];
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
 /// Checks every source file of the clone.
