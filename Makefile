@@ -17,6 +17,7 @@ bench: setup ## figures, on the shipped profile
 	cargo xtask bench footprint
 	cargo xtask bench boot
 	cargo xtask bench exec
+	cargo xtask bench durable
 
 check: ## what can be said without running anything
 	cargo xtask check

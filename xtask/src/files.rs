@@ -1,7 +1,7 @@
 //! Rules about files that no compiler checks.
 //!
 //! How it works: every `.rs` file begins with `//!`, has at most 800 lines (those over 500 are listed), holds no unfinished
-//! work, and no module has a name that says nothing.
+//! work, and no module has a name that says nothing. What a crate is made of also says how it works and what it leaves out.
 //!
 //! Deliberately absent: what rustfmt and clippy see.
 
@@ -15,6 +15,9 @@ const MANY_LINES: usize = 500;
 /// Put together here, so that this file does not find itself.
 const UNFINISHED: &[&str] =
     &[concat!("todo", "!("), concat!("unimplemented", "!("), concat!("TO", "DO"), concat!("FIX", "ME")];
+/// What the head of a crate's file says besides what it is for, and how that begins.
+const HEAD: [(&str, &[&str]); 2] =
+    [("how it works", &["//! How it works:"]), ("what is left out", &["//! Deliberately absent:", "//! Does not"])];
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "common", "misc"];
 
 /// Checks every source file of the clone.
@@ -43,6 +46,14 @@ fn faults(name: &str, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if !text.starts_with("//!") {
         wrong.push(format!("{name}: does not begin with //! (what it is for, how it works, what is absent)"));
+    }
+    let head = || text.lines().take_while(|line| line.starts_with("//!"));
+    if name.starts_with("crates/") && name.contains("/src/") {
+        for (said, labels) in HEAD {
+            if !head().any(|line| labels.iter().any(|label| line.contains(label))) {
+                wrong.push(format!("{name}: its head does not say {said} ({})", labels[0]));
+            }
+        }
     }
     let lines = text.lines().count();
     if lines > MOST_LINES {
@@ -94,10 +105,13 @@ mod tests {
 
     #[test]
     fn each_rule_finds_its_fault() {
-        assert_eq!(faults("crates/a/src/x.rs", "//! What.\nfn f() {}\n"), Vec::<String>::new());
+        let head = "//! What.\n//!\n//! How it works: so.\n//!\n//! Deliberately absent: that.\n";
+        assert_eq!(faults("crates/a/src/x.rs", &format!("{head}fn f() {{}}\n")), Vec::<String>::new());
+        assert_eq!(faults("crates/a/src/x.rs", "//! What.\n//! How it works: so.\nfn f() {}\n").len(), 1);
+        assert_eq!(faults("crates/a/tests/x.rs", "//! What.\nfn f() {}\n"), Vec::<String>::new());
         assert_eq!(faults("x.rs", "fn f() {}\n").len(), 1);
         assert_eq!(faults("x.rs", &format!("//! W.\n{}", "\n".repeat(MOST_LINES))).len(), 1);
         assert_eq!(faults("x.rs", &format!("//! W.\nfn f() {{ {}) }}", UNFINISHED[0])).len(), 1);
-        assert_eq!(faults("crates/a/src/utils.rs", "//! W.\n").len(), 1);
+        assert_eq!(faults("crates/a/src/utils.rs", head).len(), 1);
     }
 }

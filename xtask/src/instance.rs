@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: images and kernels; they stay in the default cache.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +21,9 @@ use crate::workspace::is_root;
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 /// How long an orderly stop may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(2);
+/// How long one look at `/health` may take.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Reads what a command printed with `--output json`.
 pub(crate) fn parse(json: &str) -> Result<Value> {
@@ -38,16 +42,31 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it and waits until it answers.
     pub(crate) fn start(binary: PathBuf) -> Result<Self> {
+        Self::start_as(privileged(&binary), binary)
+    }
+
+    /// The same, told that names are asked at one resolver: its `/etc/resolv.conf` is another file than the machine's.
+    pub(crate) fn start_resolving(binary: PathBuf, resolv_conf: &Path) -> Result<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "--", "sh", "-c"]);
+        command.arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"").arg(resolv_conf).arg(&binary);
+        Self::start_as(command, binary)
+    }
+
+    fn start_as(mut command: Command, binary: PathBuf) -> Result<Self> {
         let data = std::env::temp_dir().join(format!("atoll-xtask-{}", std::process::id()));
-        let mut command = privileged(&binary);
-        command.arg("up").arg("--data").arg(&data);
-        command.args(["--listen", "127.0.0.1:0", "--on-exit", "destroy", "--log", "warn"]);
-        let up = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start atoll")?;
+        let up = spawn(up_on(&mut command, &data))?;
         let mut running = Self { binary, data, up, stopped: false };
+        running.wait()?;
+        Ok(running)
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + LISTEN_LIMIT;
-        while !running.answers() {
-            if let Some(status) = running.up.try_wait()? {
-                running.stopped = true;
+        while !self.healthy() {
+            if let Some(status) = self.up.try_wait()? {
+                self.stopped = true;
                 bail!("`atoll up` ended: {status}");
             }
             if Instant::now() > deadline {
@@ -55,7 +74,23 @@ impl Running {
             }
             std::thread::sleep(POLL);
         }
-        Ok(running)
+        Ok(())
+    }
+
+    /// Kills it (`kill -9`) and starts it again on its data directory; whether it answers is for the caller to find out.
+    pub(crate) fn kill_and_start(&mut self) -> Result<()> {
+        self.up.kill().context("cannot kill atoll")?;
+        self.up.wait().context("cannot wait for atoll")?;
+        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data))?;
+        Ok(())
+    }
+
+    /// Ends it in order and starts it again on its data directory; answers when it was started, not when it answered.
+    pub(crate) fn stop_and_start(&mut self) -> Result<Instant> {
+        self.terminate()?;
+        let started = Instant::now();
+        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data))?;
+        Ok(started)
     }
 
     /// Its data directory.
@@ -68,7 +103,11 @@ impl Running {
         self.up.id()
     }
 
-    fn answers(&self) -> bool {
+    /// Whether `/health` is answered over the data directory's socket; `sudo`'s Atoll lets only its own user in there.
+    fn healthy(&self) -> bool {
+        if is_root() {
+            return health(&self.data.join("run/atoll.sock")).is_ok_and(|healthy| healthy);
+        }
         let mut command = self.command(&["ls", "--quiet"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
@@ -101,19 +140,24 @@ impl Running {
         self.end()
     }
 
+    fn terminate(&mut self) -> Result<()> {
+        let pid = self.up.id().to_string();
+        // `sudo` passes a TERM on to what it runs.
+        let _ = privileged(Path::new("/bin/sh")).args(["-c", &format!("kill -TERM {pid}")]).status();
+        let deadline = Instant::now() + STOP_LIMIT;
+        while self.up.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("`atoll up` (pid {pid}) does not stop; its data is in {}", self.data.display());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     fn end(&mut self) -> Result<()> {
         if !self.stopped {
             self.stopped = true;
-            let pid = self.up.id().to_string();
-            // `sudo` passes a TERM on to what it runs.
-            let _ = privileged(Path::new("/bin/sh")).args(["-c", &format!("kill -TERM {pid}")]).status();
-            let deadline = Instant::now() + STOP_LIMIT;
-            while self.up.try_wait()?.is_none() {
-                if Instant::now() > deadline {
-                    bail!("`atoll up` (pid {pid}) does not stop; its data is in {}", self.data.display());
-                }
-                std::thread::sleep(POLL);
-            }
+            self.terminate()?;
         }
         let removed = privileged(Path::new("/bin/rm")).arg("-rf").arg("--").arg(&self.data).status();
         if !removed.context("cannot start rm")?.success() {
@@ -121,6 +165,27 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// `up`, by a command that starts the binary.
+fn up_on<'a>(command: &'a mut Command, data: &Path) -> &'a mut Command {
+    command.arg("up").arg("--data").arg(data);
+    command.args(["--listen", "127.0.0.1:0", "--on-exit", "destroy", "--log", "warn"])
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start atoll")
+}
+
+/// Asks for `/health` over a socket.
+fn health(socket: &Path) -> std::io::Result<bool> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: atoll\r\nConnection: close\r\n\r\n")?;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head)?;
+    Ok(&head == b"HTTP/1.1 200")
 }
 
 impl Drop for Running {

@@ -34,8 +34,11 @@ usage: cargo xtask COMMAND
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix
-  bench footprint [--binary FILE] memory with 0 and 20 sandboxes, a keeper's own, start to listening
-  bench boot|exec [--pairs N]     what Atoll adds to the bare sequence, in turns with it
+  bench WHAT [--pairs N] [--profile release|dist]
+        boot       create to the first exec result, in turns with the bare sequence (50 pairs)
+        exec       execs, keys, transfers, names, idle streams, in turns with a VM without Atoll (50); `dns` and `streams` alone too
+        footprint  memory with 0 and 20 sandboxes, a keeper's own, start to listening (5 rounds)
+        durable    from a kill of Atoll to every one of 20, and of 60, sandboxes having answered (5 kills each)
   demo [--binary FILE]            boots a real VM and runs a Python program inside it";
 
 fn main() -> ExitCode {
@@ -61,10 +64,7 @@ fn run(args: &[String]) -> Result<()> {
         ["test", stages @ ..] => test::run(&workspace, stages),
         ["soak"] => soak::run(&workspace, "60"),
         ["soak", "--seconds", seconds] => soak::run(&workspace, seconds),
-        ["bench", "footprint"] => bench::footprint::run(&workspace, None),
-        ["bench", "footprint", "--binary", path] => bench::footprint::run(&workspace, Some(path)),
-        ["bench", what @ ("boot" | "exec")] => bench::pairs::run(&workspace, what, "50"),
-        ["bench", what @ ("boot" | "exec"), "--pairs", pairs] => bench::pairs::run(&workspace, what, pairs),
+        ["bench", what, options @ ..] => bench::run(&workspace, what, options),
         ["demo"] => demo::run(&workspace, None),
         ["demo", "--binary", path] => demo::run(&workspace, Some(path)),
         [] | ["help" | "--help" | "-h"] => {

@@ -1,4 +1,9 @@
 //! Running a command to its end.
+//!
+//! How it works: plain serde types; an absent field is the default, and output that is not UTF-8 is base64, which the
+//! answer says.
+//!
+//! Deliberately absent: streams (`frames.rs`) and processes that are not waited for (`process.rs`).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! Files of a sandbox.
+//!
+//! How it works: plain serde types; contents travel beside them, as bodies or parts of a form.
+//!
+//! Deliberately absent: contents.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -58,6 +58,10 @@ pub struct StreamStart {
     pub timeout_sec: Option<i64>,
     /// Keeps standard input open for `stdin` frames.
     pub stdin: bool,
+    /// The program waits for this reader while it takes what comes, as at a pipe. Without it the program never waits, and
+    /// output that the reader is too slow for becomes a `gap`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub backpressure: bool,
 }
 
 /// What a client receives over `/exec/stream` and `/processes/{process}/stream`.
@@ -113,6 +117,12 @@ pub struct Output {
 
 // serde hands a reference to it.
 #[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+// The same.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_text(encoding: &Encoding) -> bool {
     *encoding == Encoding::Utf8
 }
@@ -143,6 +153,9 @@ pub enum PtyClientFrame {
         /// From this byte of its output on; absent means all that is kept.
         #[serde(default)]
         offset: u64,
+        /// As in `start`.
+        #[serde(default, skip_serializing_if = "is_false")]
+        backpressure: bool,
     },
     /// Keystrokes.
     Input {
@@ -182,6 +195,10 @@ pub struct PtyStart {
     pub user: Option<String>,
     /// A name to come back by; absent means that one is made.
     pub tag: Option<String>,
+    /// The program waits for this reader while it takes what comes. Without it the program never waits, and output that
+    /// the reader is too slow for becomes a `gap`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub backpressure: bool,
 }
 
 impl Default for PtyStart {
@@ -195,6 +212,7 @@ impl Default for PtyStart {
             cwd: None,
             user: None,
             tag: None,
+            backpressure: false,
         }
     }
 }

@@ -1,4 +1,8 @@
 //! Whether Atoll answers.
+//!
+//! How it works: one answer, the same at every time.
+//!
+//! Deliberately absent: anything that would have to be asked for: databases, hosts, images.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,8 @@
 //! What a sandbox used and what happened to it.
+//!
+//! How it works: plain serde types; a kind of event that a client does not know is text like the others.
+//!
+//! Deliberately absent: who did it; that is the audit log's.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

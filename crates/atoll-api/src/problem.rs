@@ -2,6 +2,8 @@
 //!
 //! How it works: `code` is a closed list, mapped from types and never from texts; `detail` is for people and names the way out.
 //! Answers of 500 and above tell nothing of the inside; `request_id` finds the server's own log line.
+//!
+//! Deliberately absent: an answer in another language, and texts that a program would have to read.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,8 @@
 //! Processes that are not waited for.
+//!
+//! How it works: plain serde types; a process is named by its pid in the guest or by its tag.
+//!
+//! Deliberately absent: processes that the guest started by itself.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,9 @@
 //! Sandboxes: what they are, and how one is asked for.
+//!
+//! How it works: plain serde types; what a later version adds (a status, a kind of network) reads as `unknown` in an
+//! older client.
+//!
+//! Deliberately absent: validation: bounds and defaults are the domain's.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! Processor time of a process, from `/proc`.
+//!
+//! How it works: user and system time of `/proc/PID/stat`, in ticks of 10 ms.
+//!
+//! Deliberately absent: the time of children.
 
 use anyhow::{Context as _, Result};
 

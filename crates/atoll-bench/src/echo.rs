@@ -45,6 +45,9 @@ pub(crate) async fn measure(bench: &Bench, id: &str, agent: &GuestClient) -> Res
             series.atoll.push(atoll);
             series.bare.push(bare);
         }
+        if turn % 50 == 0 {
+            eprintln!("keys: {turn} of {}", bench.pairs * 4);
+        }
     }
     agent.signal(&Selector::Pid(pid), 9).await?;
     terminal.close().await;

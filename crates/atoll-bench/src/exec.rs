@@ -1,7 +1,8 @@
 //! What an exec costs through the whole API, beside the same exec asked of an agent directly.
 //!
 //! How it works: one sandbox of Atoll's and one bare VM, both idle but for this, in turns: `true` one after the other, then by 16 callers at once
-//! as a rate. Transfers and terminals are measured by [`crate::transfer`] and [`crate::echo`] on the same two.
+//! as a rate. Transfers and terminals are measured by [`crate::transfer`] and [`crate::echo`] on the same two, names and idle
+//! streams afterwards by [`crate::dns`] and [`crate::streams`].
 //!
 //! Deliberately absent: a p99; there are too few samples for one.
 
@@ -13,7 +14,7 @@ use atoll_guest_client::GuestClient;
 use futures_util::future::try_join_all;
 
 use crate::bare::BareVm;
-use crate::{Bench, Series, echo, transfer};
+use crate::{Bench, Series, dns, echo, streams, transfer};
 
 const CALLERS: usize = 16;
 /// Execs of one caller in one round.
@@ -28,6 +29,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Vec<Series>> {
     out.push(echo::measure(bench, &sandbox.id, &vm.agent).await?);
     out.extend(transfer::measure(bench, &sandbox.id, &vm).await?);
     bench.client.destroy(&sandbox.id).await?;
+    drop(vm);
+    out.extend(dns::measure(bench).await?);
+    out.push(streams::measure(bench).await?);
     Ok(out)
 }
 
@@ -44,13 +48,16 @@ async fn one_caller(bench: &Bench, id: &str, agent: &GuestClient) -> Result<Seri
         through_atoll(bench, id).await?;
         BareVm::exec(agent, "true", &[]).await?;
     }
-    for _ in 0..bench.pairs * 4 {
+    for turn in 1..=bench.pairs * 4 {
         let started = Instant::now();
         through_atoll(bench, id).await?;
         series.atoll.push(started.elapsed().as_secs_f64() * 1000.0);
         let started = Instant::now();
         BareVm::exec(agent, "true", &[]).await?;
         series.bare.push(started.elapsed().as_secs_f64() * 1000.0);
+        if turn % 20 == 0 {
+            eprintln!("execs: pair {turn} of {}", bench.pairs * 4);
+        }
     }
     Ok(series)
 }
@@ -60,7 +67,7 @@ async fn many_callers(bench: &Bench, id: &str, agent: &GuestClient) -> Result<Se
     let rate = |started: Instant| {
         f64::from(u32::try_from(CALLERS * EACH).unwrap_or(u32::MAX)) / started.elapsed().as_secs_f64()
     };
-    for _ in 0..bench.pairs.div_ceil(4) {
+    for turn in 1..=bench.pairs.div_ceil(4) {
         let started = Instant::now();
         try_join_all((0..CALLERS).map(|_| async {
             for _ in 0..EACH {
@@ -79,6 +86,7 @@ async fn many_callers(bench: &Bench, id: &str, agent: &GuestClient) -> Result<Se
         }))
         .await?;
         series.bare.push(rate(started));
+        eprintln!("execs by {CALLERS} callers: round {turn} of {}", bench.pairs.div_ceil(4));
     }
     Ok(series)
 }

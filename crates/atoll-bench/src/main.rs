@@ -7,14 +7,19 @@
 //! Deliberately absent: thresholds, and a start of Atoll (the reporter's too).
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is what it is for")]
 
+mod answer;
 mod bare;
 mod boot;
 mod cpu;
+mod dns;
 mod echo;
 mod exec;
+mod memory;
 mod sockets;
+mod streams;
 mod transfer;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -48,22 +53,26 @@ pub(crate) struct Bench {
     pub(crate) pid: u32,
     /// What a bare VM is made of.
     pub(crate) parts: Parts,
+    /// Where the benchmark's own resolver is to listen, for Atoll's keepers.
+    pub(crate) resolver: Option<IpAddr>,
     /// How many pairs are taken of what is short.
     pub(crate) pairs: usize,
 }
 
-const USAGE: &str = "usage: atoll-bench boot|exec --data DIR --pid PID --guest FILE [--pairs N]";
+const USAGE: &str =
+    "usage: atoll-bench boot|exec|dns|streams --data DIR --pid PID --guest FILE [--pairs N] [--resolver IP]
+       atoll-bench answer --data DIR --ids ID,ID...";
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let series = runtime.block_on(run(std::env::args().skip(1)))?;
-    println!("{}", serde_json::to_string(&series)?);
+    println!("{}", runtime.block_on(run(std::env::args().skip(1)))?);
     Ok(())
 }
 
-async fn run(mut args: impl Iterator<Item = String>) -> Result<Vec<Series>> {
+/// Measures; answers JSON.
+async fn run(mut args: impl Iterator<Item = String>) -> Result<serde_json::Value> {
     let command = args.next().context(USAGE)?;
-    let (mut data, mut pid, mut guest, mut pairs) = (None, None, None, 50);
+    let (mut data, mut pid, mut guest, mut pairs, mut resolver, mut ids) = (None, None, None, 50, None, None);
     while let Some(flag) = args.next() {
         let value = args.next().context(USAGE)?;
         match flag.as_str() {
@@ -71,14 +80,24 @@ async fn run(mut args: impl Iterator<Item = String>) -> Result<Vec<Series>> {
             "--pid" => pid = Some(value.parse().context("--pid takes a number")?),
             "--guest" => guest = Some(PathBuf::from(value)),
             "--pairs" => pairs = value.parse().context("--pairs takes a number")?,
+            "--resolver" => resolver = Some(value.parse().context("--resolver takes an address")?),
+            "--ids" => ids = Some(value),
             other => bail!("{other} is not known\n{USAGE}"),
         }
     }
-    let (data, pid, guest) = (data.context(USAGE)?, pid.context(USAGE)?, guest.context(USAGE)?);
-    let bench = Bench { client: Client::new(&Endpoint::Data(data))?, pid, parts: Parts::find(&guest)?, pairs };
-    match command.as_str() {
-        "boot" => boot::measure(&bench).await,
-        "exec" => exec::measure(&bench).await,
-        other => bail!("{other} is not known\n{USAGE}"),
+    let data = data.context(USAGE)?;
+    if command == "answer" {
+        return Ok(serde_json::to_value(answer::measure(data, &ids.context(USAGE)?).await?)?);
     }
+    let (pid, guest) = (pid.context(USAGE)?, guest.context(USAGE)?);
+    let (client, parts) = (Client::new(&Endpoint::Data(data))?, Parts::find(&guest)?);
+    let bench = Bench { client, pid, parts, resolver, pairs };
+    let series = match command.as_str() {
+        "boot" => boot::measure(&bench).await?,
+        "exec" => exec::measure(&bench).await?,
+        "dns" => dns::measure(&bench).await?,
+        "streams" => vec![streams::measure(&bench).await?],
+        other => bail!("{other} is not known\n{USAGE}"),
+    };
+    Ok(serde_json::to_value(series)?)
 }

@@ -1,4 +1,4 @@
-//! TCP streams out of a sandbox's network namespace, without Atoll.
+//! Sockets in a sandbox's network namespace, without Atoll.
 //!
 //! How it works: a namespace is a property of a thread, and a socket stays in the one that it was made in; so a thread of its own enters the
 //! namespace, makes unconnected sockets, and ends. Connecting happens outside.
@@ -6,13 +6,13 @@
 //! Deliberately absent: anything but IPv4.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use atoll_guest_client::{Dial, DialFuture, GuestStream};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -53,6 +53,11 @@ impl Sockets {
         let connected = socket.connect(SocketAddr::from((atoll_net::GUEST, self.port)));
         let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
         tokio::time::timeout(CONNECT, connected).await.map_err(|_| late())?
+    }
+
+    /// A datagram socket in there, bound to an address.
+    pub(crate) fn udp(&self, at: SocketAddr) -> Result<UdpSocket> {
+        inside(&self.netns, || UdpSocket::bind(at).with_context(|| format!("cannot listen on {at} in the namespace")))
     }
 
     fn take(&self) -> Result<OwnedFd> {

@@ -1,4 +1,9 @@
 //! Why a call came to nothing.
+//!
+//! How it works: one enum; what the server refused keeps its whole problem, so that callers decide by code and never by
+//! text.
+//!
+//! Deliberately absent: what to do about it; the texts name it, the commands choose exit codes.
 
 use std::path::PathBuf;
 

@@ -57,13 +57,14 @@ impl Client {
         Ok(ExecStream { socket, offset: 0 })
     }
 
-    /// Comes back to a program, from a byte of its output on.
+    /// Comes back to a program, from a byte of its output on; it waits for this reader while that takes what comes.
     ///
     /// # Errors
     /// Not running, no such program.
     pub async fn exec_reattach(&self, id: &str, tag: &str, offset: u64) -> Result<ExecStream, ClientError> {
         let mut url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "exec", "stream"]);
         url.query_pairs_mut().append_pair("tag", tag).append_pair("offset", &offset.to_string());
+        url.query_pairs_mut().append_pair("backpressure", "true");
         Ok(ExecStream { socket: self.socket(url).await?, offset })
     }
 }

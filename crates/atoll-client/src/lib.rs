@@ -7,6 +7,7 @@
 //! Deliberately absent: retries of what may have had an effect, and any rule of the server's.
 
 mod client;
+mod create;
 mod endpoint;
 mod error;
 mod exec_stream;

@@ -1,10 +1,12 @@
 //! Sandboxes and the commands in them.
+//!
+//! How it works: one method a route, each with a deadline that fits what the server may take for it.
+//!
+//! Deliberately absent: trying again (a create alone does, in `create.rs`).
 
 use std::time::Duration;
 
-use atoll_api::{
-    CreateSandboxRequest, Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, ProcessList, Sandbox,
-};
+use atoll_api::{Encoding, ExecRequest, ExecResponse, Health, NEXT_CURSOR, PREFIX, ProcessList, Sandbox};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
@@ -12,8 +14,6 @@ use reqwest::Method;
 use crate::client::QUICK;
 use crate::{Client, ClientError};
 
-/// A create may have to build an image first.
-const CREATE_LIMIT: Duration = Duration::from_secs(1800);
 const DESTROY_LIMIT: Duration = Duration::from_secs(120);
 /// The server's default for a command's time.
 const DEFAULT_EXEC: u64 = 30;
@@ -28,14 +28,6 @@ impl Client {
     /// Nobody answers.
     pub async fn health(&self) -> Result<Health, ClientError> {
         self.json(self.at(Method::GET, self.url(&["health"]), QUICK)).await
-    }
-
-    /// Makes a sandbox; answers when it runs.
-    ///
-    /// # Errors
-    /// What the server refuses.
-    pub async fn create(&self, request: &CreateSandboxRequest) -> Result<Sandbox, ClientError> {
-        self.post(&["sandboxes"], request, CREATE_LIMIT).await
     }
 
     /// One sandbox, whatever its status.

@@ -46,12 +46,12 @@ impl Client {
         self.open_terminal(id, &PtyClientFrame::Start(start)).await
     }
 
-    /// Comes back to a terminal, from a byte of its output on.
+    /// Comes back to a terminal, from a byte of its output on; its program waits for this reader while that takes what comes.
     ///
     /// # Errors
     /// Not running, refused.
     pub async fn terminal_reattach(&self, id: &str, tag: &str, offset: u64) -> Result<Terminal, ClientError> {
-        self.open_terminal(id, &PtyClientFrame::Connect { tag: tag.to_owned(), offset }).await
+        self.open_terminal(id, &PtyClientFrame::Connect { tag: tag.to_owned(), offset, backpressure: true }).await
     }
 
     async fn open_terminal(&self, id: &str, first: &PtyClientFrame) -> Result<Terminal, ClientError> {

@@ -11,15 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_domain::access::{Action, allows};
 use atoll_domain::audit::AuditAction;
-use atoll_domain::host::{Call, GuestToken};
+use atoll_domain::host::{Call, EventSeq, GuestToken};
 use atoll_domain::record::{AuditEntry, Sandbox};
 use atoll_domain::{HostId, Incarnation, OperationId, Principal, SandboxId, TeamId};
 use atoll_store::{Step, Store};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{self, FirstStart};
 use crate::joined::Joined;
+use crate::once::RequestKey;
 use crate::ports::{Clock, HostDriver};
 use crate::seal::SealingKey;
 use crate::streams::Streams;
@@ -45,6 +47,9 @@ struct Inner {
     dropping: Mutex<HashSet<String>>,
     sealing: SealingKey,
     streams: Streams,
+    request_key: RequestKey,
+    /// The last of the host's events that is stored.
+    events_seen: watch::Sender<EventSeq>,
 }
 
 /// The control plane. Clones are handles to the same.
@@ -63,7 +68,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// Starts on a database and a host; makes the first admin, team and key if there is none.
+    /// Starts on a database and a host; requests are digested under `request_key`. Makes the first admin, team and key if there is none.
     ///
     /// # Errors
     /// A failing database.
@@ -71,9 +76,11 @@ impl Control {
         store: Store,
         driver: Arc<dyn HostDriver>,
         clock: Arc<dyn Clock>,
+        request_key: RequestKey,
         sealing: SealingKey,
     ) -> Result<(Self, Option<FirstStart>), ControlError> {
         let (team, host, first) = bootstrap::ensure(&store, clock.now_micros()).await?;
+        let seen = store.events_seen(&host).await?;
         let control = Self(Arc::new(Inner {
             store,
             driver,
@@ -89,6 +96,8 @@ impl Control {
             dropping: Mutex::default(),
             sealing,
             streams: Streams::default(),
+            request_key,
+            events_seen: watch::Sender::new(seen),
         }));
         Ok((control, first))
     }
@@ -147,8 +156,17 @@ impl Control {
         &self.0.resumes
     }
 
+    pub(crate) fn request_key(&self) -> &RequestKey {
+        &self.0.request_key
+    }
+
     pub(crate) fn streams(&self) -> &Streams {
         &self.0.streams
+    }
+
+    /// Told of every event of the host's that is stored.
+    pub(crate) fn events_seen(&self) -> &watch::Sender<EventSeq> {
+        &self.0.events_seen
     }
 
     /// Runs something that must end whatever becomes of the request.

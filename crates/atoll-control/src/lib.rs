@@ -25,7 +25,7 @@ mod uses;
 pub use bootstrap::FirstStart;
 pub use control::Control;
 pub use error::{ControlError, What};
-pub use once::{Done, Once};
+pub use once::{Done, Once, RequestKey};
 pub use seal::SealingKey;
 pub use step::Step;
 pub use streams::{MAX_STREAMS, StreamPermit};

@@ -1,27 +1,55 @@
 //! Doing what was asked once, however often it is asked.
 //!
-//! How it works: a request under an idempotency key is remembered for a day, by its digest and by what it makes. The same request again
+//! How it works: a request under an idempotency key is remembered for a day, by its keyed digest and by what it makes. The same request again
 //! answers what came of the first; another one under the same key is refused; while the first is under way the second waits outside.
 //! A first that failed gives its key back.
 //!
 //! Deliberately absent: remembering answers; they are written anew from what was made.
 
+use std::fmt;
+
 use atoll_domain::{Invalid, Principal};
 use atoll_store::{KeptRequest, KeyPlace};
-use sha2::{Digest as _, Sha256};
 
-use crate::random::hex;
 use crate::{Control, ControlError};
 
 /// How long a key is remembered, in microseconds.
 const REMEMBERED: i64 = 24 * 3600 * 1_000_000;
 const MAX_KEY: usize = 255;
 
-/// A request that is to be carried out once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The key under which requests are digested: what a request holds (variables, which may be secrets) cannot be guessed from the
+/// database without it. Its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct RequestKey([u8; 32]);
+
+impl RequestKey {
+    /// From 256 random bits.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    fn digest(&self, request: &str) -> String {
+        blake3::keyed_hash(&self.0, request.as_bytes()).to_hex().to_string()
+    }
+}
+
+impl fmt::Debug for RequestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestKey(..)")
+    }
+}
+
+/// A request that is to be carried out once. Its `Debug` shows only the client's key.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Once {
     key: String,
-    digest: String,
+    request: String,
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Once").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl Once {
@@ -29,12 +57,12 @@ impl Once {
     ///
     /// # Errors
     /// A key that is none.
-    pub fn new(key: &str, request: &str) -> Result<Self, Invalid> {
+    pub fn new(key: &str, request: String) -> Result<Self, Invalid> {
         if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(|b| b.is_ascii_graphic()) {
             let detail = format!("a key has 1 to {MAX_KEY} visible ASCII characters");
             return Err(Invalid::new("Idempotency-Key", "malformed", detail));
         }
-        Ok(Self { key: key.to_owned(), digest: hex(&Sha256::digest(request.as_bytes())) })
+        Ok(Self { key: key.to_owned(), request })
     }
 }
 
@@ -85,11 +113,28 @@ impl Control {
         once: Once,
     ) -> Result<(Claim, Option<KeptRequest>), ControlError> {
         let team = principal.team().ok_or(ControlError::Forbidden { who: "the system" })?.clone();
-        let claim = Claim { place: KeyPlace { team, route, key: once.key }, digest: once.digest };
+        let claim =
+            Claim { place: KeyPlace { team, route, key: once.key }, digest: self.request_key().digest(&once.request) };
         let kept = self.store().kept_request(&claim.place, self.remembered_since()).await?;
         if kept.as_ref().is_some_and(|kept| kept.digest != claim.digest) {
             return Err(ControlError::OtherRequest);
         }
         Ok((claim, kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_tells_nothing_without_its_key() {
+        let (one, other) = (RequestKey::new([1; 32]), RequestKey::new([2; 32]));
+        assert_eq!(one.digest("a"), one.digest("a"));
+        assert_ne!(one.digest("a"), one.digest("b"));
+        assert_ne!(one.digest("a"), other.digest("a"));
+        assert_ne!(one.digest("a"), blake3::hash(b"a").to_hex().to_string());
+        let once = Once::new("k", "{\"envs\":{\"TOKEN\":\"hunter2\"}}".into()).unwrap();
+        assert!(!format!("{once:?} {one:?}").contains("hunter2"));
     }
 }

@@ -72,6 +72,9 @@ pub trait HostDriver: Send + Sync + 'static {
     /// Events after `from`, oldest first, then live; the channel is bounded and ends with the host.
     fn watch(&self, from: EventSeq) -> BoxFuture<'_, Result<mpsc::Receiver<HostEvent>, HostError>>;
 
+    /// The number of the last event that there was; 0 before the first.
+    fn latest_event(&self) -> BoxFuture<'_, Result<EventSeq, HostError>>;
+
     /// Tells the host that everything up to `seq` is stored and may be forgotten.
     fn acknowledge(&self, seq: EventSeq) -> BoxFuture<'_, Result<(), HostError>>;
 

@@ -1,4 +1,8 @@
 //! Random bytes from the machine.
+//!
+//! How it works: the kernel's generator, by `getrandom`.
+//!
+//! Deliberately absent: a seed: tests that need the same bytes give them.
 
 use crate::ControlError;
 

@@ -1,4 +1,8 @@
 //! What can go wrong with disks and images.
+//!
+//! How it works: one enum that says what was being done, to what, and why it failed.
+//!
+//! Deliberately absent: statuses of HTTP; the host agent maps these to its own errors.
 
 use std::io;
 use std::path::PathBuf;

@@ -73,7 +73,7 @@ pub enum State {
     Cancelling,
     /// Everything is being given back.
     Releasing,
-    /// Giving back failed; tried again at the next destroy.
+    /// Giving back failed; tried again at the next destroy, which the control plane's comparison asks for.
     Stuck,
     /// Nothing is left.
     Gone,
@@ -110,7 +110,8 @@ impl State {
             Self::Paused => "paused",
             Self::Resuming => "resuming",
             Self::Copying | Self::CopyingPaused => "being copied",
-            Self::Cancelling | Self::Releasing | Self::Stuck => "stopping",
+            Self::Cancelling | Self::Releasing => "stopping",
+            Self::Stuck => "stuck",
             Self::Gone => "stopped",
         }
     }

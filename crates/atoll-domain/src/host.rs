@@ -198,6 +198,8 @@ pub enum HostSandboxState {
     Resuming,
     /// Being ended.
     Stopping,
+    /// Over, but a part of it could not be given back: to be destroyed again.
+    Stuck,
 }
 
 /// What a host says about one sandbox: an operator sees what on the machine belongs to it.

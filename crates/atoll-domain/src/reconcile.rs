@@ -33,7 +33,7 @@ pub enum Remedy {
     MarkStopped,
     /// The host does not have it and it never ran: write down that it failed.
     MarkError,
-    /// The host has it and nobody wants it: end it there.
+    /// The host has it and nobody wants it, or could not give it back whole: end it there.
     Destroy,
 }
 
@@ -57,6 +57,8 @@ fn known(status: SandboxStatus, incarnation: Incarnation, seen: Observed) -> Rem
     let later = seen.incarnation > incarnation;
     match (status, seen.state) {
         (_, Host::Stopping) => Remedy::Nothing,
+        // It will never run again, whatever is written of it; once it is gone, that is written down.
+        (_, Host::Stuck) => Remedy::Destroy,
         (SandboxStatus::Stopped | SandboxStatus::Error, _) => Remedy::Destroy,
         // An older life has no VM that anybody knows of; what is kept on disk of one is never thrown away for it.
         (_, Host::Paused) if seen.incarnation < incarnation => Remedy::Nothing,
@@ -101,6 +103,9 @@ mod tests {
         assert_eq!(remedy(Some((SandboxStatus::Pending, one)), None), Remedy::MarkError);
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), None), Remedy::MarkStopped);
         assert_eq!(remedy(Some((SandboxStatus::Paused, one)), None), Remedy::Nothing);
+        for status in [SandboxStatus::Running, SandboxStatus::Pending, SandboxStatus::Stopped] {
+            assert_eq!(remedy(Some((status, one)), seen(HostSandboxState::Stuck)), Remedy::Destroy);
+        }
         let older = Some(Observed { state: HostSandboxState::Running, incarnation: Incarnation(0) });
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), older), Remedy::Destroy);
     }

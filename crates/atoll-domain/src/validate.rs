@@ -224,7 +224,7 @@ pub fn envs<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(
             return Err(Invalid::new(
                 "envs",
                 "malformed",
-                format!("`{}` is not a variable name: letters, digits and `_`, not starting with a digit", clip(name)),
+                format!("`{}` is not a variable name: letters, digits and `_`, not starting with a digit", shown(name)),
             ));
         }
         if value.contains('\0') {
@@ -242,6 +242,14 @@ pub fn envs<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(
         return Err(Invalid::new("envs", "out_of_range", format!("{bytes} bytes in all; at most {MAX_ENV_BYTES}")));
     }
     Ok(())
+}
+
+/// A name that is none, as far as it can be told again: behind a `=` stands a value, which may be a secret.
+fn shown(name: &str) -> String {
+    match name.split_once('=') {
+        Some((before, _)) => format!("{}=…", clip(before)),
+        None => clip(name).to_string(),
+    }
 }
 
 /// A command and its arguments.

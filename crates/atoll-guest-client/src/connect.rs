@@ -1,7 +1,10 @@
 //! The Connect protocol with binary messages: one answer, or a stream of envelopes.
 //!
-//! An envelope is a flag byte, a length of four bytes (big-endian) and that many
-//! bytes. Flag 2 marks the last one, which holds JSON: nothing, or an error.
+//! How it works: an envelope is a flag byte, a length of four bytes (big-endian) and that many bytes. Flag 2 marks the
+//! last one, which holds JSON: nothing, or an error. Messages are decoded within bounds on memory, depth and unknown
+//! fields.
+//!
+//! Deliberately absent: compression: a frame that says it is compressed is refused.
 
 use buffa::Message;
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -1,4 +1,8 @@
 //! How a connection to the agent comes about: the caller's business.
+//!
+//! How it works: a trait of one method that gives a fresh byte stream; the client sets the deadline.
+//!
+//! Deliberately absent: addresses: nothing here knows how a guest is reached.
 
 use std::{future::Future, io, pin::Pin, sync::Arc};
 

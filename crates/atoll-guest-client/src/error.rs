@@ -1,4 +1,9 @@
 //! What can go wrong with a guest, typed so that callers map without reading text.
+//!
+//! How it works: one enum, by whose doing it is: the way there, the agent's refusal, a broken protocol, a cap, a
+//! deadline.
+//!
+//! Deliberately absent: texts of a guest without a bound.
 
 use std::{fmt, io, time::Duration};
 

@@ -1,4 +1,9 @@
 //! Contents of files: streamed in both directions, never held whole.
+//!
+//! How it works: an upload is any stream of pieces; a download is read piece by piece, under a deadline for each and
+//! one for the whole.
+//!
+//! Deliberately absent: resuming; ranges let callers do that.
 
 use std::io;
 

@@ -1,4 +1,8 @@
 //! Entries of the guest's file tree.
+//!
+//! How it works: plain types, made of the wire's; a kind that is unknown here is `Other`.
+//!
+//! Deliberately absent: trust: names and paths are text out of a guest.
 
 use atoll_proto::filesystem as wire;
 

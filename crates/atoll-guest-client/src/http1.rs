@@ -1,8 +1,9 @@
 //! One HTTP/1.1 exchange over a fresh connection, with caps and deadlines.
 //!
-//! hyper reads the head within the caps of [`Limits`]; the connection's driver is
-//! a task that lives as long as its [`Exchange`]. Redirects, compression and
-//! upgrades are not followed.
+//! How it works: hyper reads the head within the caps of [`Limits`]; the connection's driver is a task that lives as
+//! long as its [`Exchange`].
+//!
+//! Deliberately absent: redirects, compression, upgrades, and a second request on the same connection.
 
 use std::{
     future::Future,

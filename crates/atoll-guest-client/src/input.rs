@@ -3,6 +3,8 @@
 //! How it works: a task of its own carries the request; pieces reach it through a short channel,
 //! so that a process which does not read holds its writer back and costs no memory. Silence is
 //! filled with keepalives.
+//!
+//! Deliberately absent: order between two sinks of one process.
 
 use std::{sync::Arc, time::Duration};
 

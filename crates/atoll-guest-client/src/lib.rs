@@ -1,14 +1,12 @@
 //! The host's side of the guest agent's wire (envd-shaped: Connect RPC and plain
 //! HTTP on port 49983), over a byte stream that somebody else opens.
 //!
-//! An answer of a guest is hostile: every phase has a deadline, every header
-//! block, body and frame a cap, and encoded answers are refused (this side never
-//! asks for compression). Nothing is retried here, and nothing here knows what a
-//! sandbox is: callers give a [`Dial`] and get typed events and errors.
+//! How it works: callers give a [`Dial`] and get typed events and errors. An answer of a guest is hostile: every phase
+//! has a deadline, every header block, body and frame a cap, and encoded answers are refused (this side never asks for
+//! compression). A call that streams uses a connection of its own; dropping a [`ProcessStream`] or a [`FileReader`]
+//! closes it, and the agent does not end a process because its reader went away.
 //!
-//! A call that streams uses a connection of its own. Dropping a [`ProcessStream`]
-//! or a [`FileReader`] closes its connection; the agent does not end a process
-//! because its reader went away.
+//! Deliberately absent: retries, and any knowledge of what a sandbox is.
 
 mod client;
 mod connect;

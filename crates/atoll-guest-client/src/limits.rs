@@ -1,4 +1,8 @@
 //! What a guest may cost its host: caps in bytes and deadlines by phase.
+//!
+//! How it works: one plain struct, given to a client once and looked at in every phase of a call.
+//!
+//! Deliberately absent: limits of one call; a client with others is made by `with_limits`.
 
 use std::time::Duration;
 

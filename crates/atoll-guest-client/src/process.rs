@@ -1,4 +1,9 @@
 //! What can be said about processes: plain types, and the way to and from the wire.
+//!
+//! How it works: requests become generated messages and events come out of them here, so that nobody else sees the
+//! wire's types.
+//!
+//! Deliberately absent: order of events; `stream.rs` holds the agent to it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -36,6 +41,9 @@ pub struct StartRequest {
     pub stdin: bool,
     /// Runs the program on a terminal of this size.
     pub pty: Option<PtySize>,
+    /// The program waits for this reader while it takes what comes, as at a pipe. Without it output that the reader is
+    /// too slow for becomes a gap.
+    pub backpressure: bool,
     /// After this the agent kills the whole process group and the stream ends
     /// with `Rejected { code: DeadlineExceeded, .. }`.
     pub timeout: Option<Duration>,
@@ -133,6 +141,7 @@ impl StartRequest {
             tag: self.tag.clone(),
             stdin: Some(self.stdin),
             want_offsets: Some(true),
+            backpressure: self.backpressure.then_some(true),
             ..Default::default()
         }
     }

@@ -1,4 +1,9 @@
 //! The events of one process, as they come.
+//!
+//! How it works: envelopes become events one by one; the agent is held to the order start, output, end, and the offset
+//! counts what was given. A stream that is silent for too long, or outlives the process's own deadline, is given up.
+//!
+//! Deliberately absent: ending the process: a dropped stream leaves it alone.
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! What the agent tells about itself and its machine, and what it is told at its start.
+//!
+//! How it works: serde types of the plain routes; what an older agent does not say is `None`.
+//!
+//! Deliberately absent: the agent's secrets: answers hold none.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! The access token of one sandbox's agent.
+//!
+//! How it works: a string that `Debug` does not show.
+//!
+//! Deliberately absent: checking it; that is the agent's.
 
 use std::fmt;
 

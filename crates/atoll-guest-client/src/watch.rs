@@ -1,4 +1,9 @@
 //! What changes in a watched directory, as it is told.
+//!
+//! How it works: changes come as envelopes of a stream, or as the answer of a poll; kinds that are unknown here are
+//! left out.
+//!
+//! Deliberately absent: following a directory that was replaced: the stream ends with it.
 
 use atoll_proto::filesystem::{self as wire, __buffa::oneof::watch_dir_response::Event};
 

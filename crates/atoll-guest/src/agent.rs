@@ -1,4 +1,9 @@
 //! The agent: what it is told at its start, and putting its parts together.
+//!
+//! How it works: the command line becomes [`Options`]; settings, processes and the machine's parts are made once and
+//! handed to the server, on a runtime of one thread.
+//!
+//! Deliberately absent: the boot; PID 1 did that before it started the agent.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 

@@ -1,10 +1,11 @@
 //! Control groups: the agent in one, everything that it starts in others, so that it
 //! answers while user code eats every cycle and all memory.
 //!
-//! `/sys/fs/cgroup/atoll` holds the agent, with memory of its own and first claim on
-//! the processor; `/sys/fs/cgroup/user` everything else, one child group a process.
-//! A group goes when its last process has gone; one that is still used by background
-//! children then is tried again whenever another process starts or ends.
+//! How it works: `/sys/fs/cgroup/atoll` holds the agent, with memory of its own and first claim on the processor;
+//! `/sys/fs/cgroup/user` everything else, one child group a process. A group goes when its last process has gone; one
+//! that is still used by background children then is tried again whenever another process starts or ends.
+//!
+//! Deliberately absent: limits of one program's memory or time: the machine is the limit.
 
 use std::{
     collections::VecDeque,

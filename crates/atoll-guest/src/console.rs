@@ -1,5 +1,8 @@
-//! Lines on the console: the only log that a guest has. Never holds tokens, file
-//! contents or arguments of programs.
+//! Lines on the console: the only log that a guest has.
+//!
+//! How it works: lines on standard error, which is the console, with `atoll: ` before each.
+//!
+//! Deliberately absent: levels, and whatever must stay secret: tokens, contents, arguments.
 #![expect(clippy::print_stderr, reason = "standard error is the machine's console")]
 
 /// Says one line.

@@ -2,6 +2,8 @@
 //!
 //! How it works: a descriptor on its file system is taken at the start, before user code could
 //! unmount anything; the kernel grows a mounted ext4 by an ioctl.
+//!
+//! Deliberately absent: shrinking.
 #![expect(unsafe_code, reason = "ext4's ioctl has no safe wrapper")]
 
 use std::{

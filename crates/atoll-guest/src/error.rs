@@ -1,4 +1,9 @@
 //! What can go wrong in the agent, and what it is called on the wire.
+//!
+//! How it works: one enum; its Connect code, its HTTP status and, where a host must tell causes apart, its reason come
+//! from the variant.
+//!
+//! Deliberately absent: errors of the boot (`boot/mod.rs`).
 
 use std::io;
 

@@ -1,14 +1,13 @@
 //! The agent inside a sandbox: `/init` of its initramfs, PID 1, and the server that
 //! starts programs and moves files for the host.
 //!
-//! One static binary in three roles. As PID 1 it makes the root file system and the
-//! network ([`boot`]), then stays as a small reaper ([`reaper`]) and executes itself
-//! as `atoll-guest agent`. The agent serves the envd wire on port 49983 and is the
-//! only part with a runtime. With `atoll.probe` on the kernel's command line it only
-//! says that it runs: the host's way to learn whether its hypervisor works.
+//! How it works: one static binary in three roles. As PID 1 it makes the root file system and the network ([`boot`]),
+//! then stays as a small reaper ([`reaper`]) and executes itself as `atoll-guest agent`. The agent serves the envd wire
+//! on port 49983 and is the only part with a runtime. With `atoll.probe` on the kernel's command line it only says that
+//! it runs: the host's way to learn whether its hypervisor works. It never polls, and it trusts nobody without the
+//! sandbox's access token.
 //!
-//! It never polls, and it trusts nobody without the sandbox's access token. It is a library
-//! only so that [`fuzz`] can be called; nothing else of it is for others.
+//! Deliberately absent: use as a library: it is one only so that [`fuzz`] can be called.
 
 mod agent;
 mod boot;

@@ -1,7 +1,8 @@
 //! What a client notes about a file: `user.e2b.*` extended attributes, which travel with it.
 //!
-//! An upload replaces the whole set; what somebody else has set under the same prefix shows up
-//! too. Not every file system has such attributes (a tmpfs of an older kernel has not).
+//! How it works: an upload replaces the whole set; what somebody else has set under the same prefix shows up too.
+//!
+//! Deliberately absent: a substitute where a file system has no such attributes (a tmpfs of an older kernel).
 #![expect(unsafe_code, reason = "the calls for extended attributes have no safe wrapper")]
 
 use std::{

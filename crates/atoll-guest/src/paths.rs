@@ -1,5 +1,9 @@
 //! What a path of a request means: `~` is the user's home, and what is relative
 //! starts there.
+//!
+//! How it works: by the text alone: `.` and `..` are taken out, links are not looked at.
+//!
+//! Deliberately absent: confinement: the guest is the boundary.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,5 +1,8 @@
-//! PID 1 after the boot: reaps what nobody else waits for, and ends the machine when
-//! the agent dies. No runtime, no allocation in its loop, nothing that can fail.
+//! PID 1 after the boot: reaps what nobody else waits for, and ends the machine when the agent dies.
+//!
+//! How it works: it waits for any child; the agent's end is the machine's.
+//!
+//! Deliberately absent: a runtime, allocation in its loop, and anything that can fail.
 #![expect(unsafe_code, reason = "fork, exec, waitid and reboot")]
 
 use std::{ffi::CString, io, os::unix::ffi::OsStrExt, ptr};

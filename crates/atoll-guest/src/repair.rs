@@ -1,5 +1,9 @@
-//! Making a machine itself: clock, randomness, host name, machine id. At its first
-//! start and after every resume, because a restored machine has its past's.
+//! Making a machine itself: clock, randomness, host name, machine id.
+//!
+//! How it works: at the first start and after every resume, because a restored machine has its past's: each is one
+//! system call or one small file.
+//!
+//! Deliberately absent: what a restored kernel keeps for good (its address layout, its hash keys).
 #![expect(unsafe_code, reason = "the random device's ioctls")]
 
 use std::{fs, io, os::fd::AsRawFd};

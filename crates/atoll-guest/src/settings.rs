@@ -1,4 +1,9 @@
 //! What `/init` told the agent: token, environment, default user and directory.
+//!
+//! How it works: one struct under a lock; a change replaces only what it names, and tokens are compared in constant
+//! time.
+//!
+//! Deliberately absent: keeping it: it lives in memory, and in a snapshot's.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,8 @@
-//! Users of the guest, read from `/etc/passwd` and `/etc/group` without NSS: a static
-//! binary has none, and a guest's files are all there is.
+//! Users of the guest, read from `/etc/passwd` and `/etc/group`.
+//!
+//! How it works: line by line, within a bound on the file.
+//!
+//! Deliberately absent: NSS: a static binary has none, and a guest's files are all there is.
 
 use std::{fs::File, io::Read, path::PathBuf};
 

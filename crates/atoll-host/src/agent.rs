@@ -252,6 +252,11 @@ impl HostAgent {
         receiver
     }
 
+    /// The number of the last event that there was; 0 before the first.
+    pub fn latest_event(&self) -> EventSeq {
+        *self.shared.events.news().borrow()
+    }
+
     /// Forgets events up to a number.
     ///
     /// # Errors
@@ -345,6 +350,7 @@ impl HostAgent {
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.shared.readiness.ended().await;
         if recovery::has_sandboxes(&self.shared) {
             // What runs on needs the host's rules.
             return;

@@ -1,4 +1,8 @@
 //! What a host agent is given at its start.
+//!
+//! How it works: plain values, checked by whoever reads them from flags and files.
+//!
+//! Deliberately absent: defaults; they are the binary's.
 
 use std::path::PathBuf;
 use std::sync::Arc;

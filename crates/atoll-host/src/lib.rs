@@ -30,6 +30,7 @@ mod ready;
 mod recovery;
 mod shared;
 mod signing;
+mod single_flight;
 mod step;
 
 pub use agent::{HostAgent, OnExit};

@@ -1,21 +1,22 @@
 //! What must be there before the first sandbox can start.
 //!
-//! How it works: kernel, base image, initramfs, jail tree and the verdict on KVM are made once, by whoever needs them first; the
-//! agent's start kicks it off, so that listening waits for nothing. A failure is told to everybody who waits, and the next
-//! create tries again.
+//! How it works: kernel, base image, initramfs, jail tree and the verdict on KVM are made once, by a task that whoever needs them first
+//! starts and all wait for; the agent's start kicks it off, so that listening waits for nothing. A failure is told to everybody who
+//! waits, and the next create tries again. A stop of the agent calls it off and awaits it.
 //!
 //! Deliberately absent: progress bars; the configured sink draws them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_disk::{Image, ensure_initramfs, ensure_kernel, ensure_template};
+use atoll_disk::{Image, Progress, ProgressEvent, ensure_initramfs, ensure_kernel, ensure_template};
 use atoll_domain::host::{HostError, Isolation};
 use atoll_domain::snapshot::{Digest, Origin};
 use atoll_keeper::spec::Accelerator;
-use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
-use crate::error::{from_disk, from_keeper, join_failed};
+use crate::error::{from_disk, from_keeper};
+use crate::single_flight::SingleFlight;
 use crate::{AcceleratorChoice, HostConfig, kvm};
 
 /// Everything that a boot needs besides what is the sandbox's own.
@@ -43,29 +44,47 @@ impl Ready {
 
 /// Makes it once.
 #[derive(Debug, Default)]
-pub(crate) struct Readiness {
-    cell: OnceCell<Arc<Ready>>,
-}
+pub(crate) struct Readiness(SingleFlight<Arc<Ready>>);
 
 impl Readiness {
     /// What is there already.
     pub(crate) fn now(&self) -> Option<Arc<Ready>> {
-        self.cell.get().cloned()
+        self.0.now()
     }
 
-    /// Waits for it, making it if nobody does.
-    pub(crate) async fn get(&self, config: &HostConfig) -> Result<Arc<Ready>, HostError> {
-        let make = || async {
-            let config = config.clone();
-            let made = tokio::task::spawn_blocking(move || make(&config)).await;
-            made.map_err(join_failed)?.map(Arc::new)
+    /// Waits for it, having it made if nobody does; `stopping` calls that off.
+    pub(crate) async fn get(&self, config: &HostConfig, stopping: &CancellationToken) -> Result<Arc<Ready>, HostError> {
+        let (config, stopping) = (config.clone(), stopping.clone());
+        let work = move || {
+            let progress = UntilStopped { told: Arc::clone(&config.progress), stopping };
+            make(&config, &progress).map(Arc::new)
         };
-        self.cell.get_or_try_init(make).await.cloned()
+        self.0.get(work).await
+    }
+
+    /// Waits until nothing is being made.
+    pub(crate) async fn ended(&self) {
+        self.0.ended().await;
     }
 }
 
-fn make(config: &HostConfig) -> Result<Ready, HostError> {
-    let progress = config.progress.as_ref();
+/// Tells the configured sink, and calls the work off when the agent stops.
+struct UntilStopped {
+    told: Arc<dyn Progress>,
+    stopping: CancellationToken,
+}
+
+impl Progress for UntilStopped {
+    fn event(&self, event: ProgressEvent) {
+        self.told.event(event);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.stopping.is_cancelled() || self.told.cancelled()
+    }
+}
+
+fn make(config: &HostConfig, progress: &dyn Progress) -> Result<Ready, HostError> {
     let tree = atoll_keeper::tree::ensure(config.cache.root()).map_err(from_keeper)?;
     let kernel = ensure_kernel(&config.cache, progress).map_err(from_disk)?;
     let initrd = ensure_initramfs(&config.cache, &kernel, config.guest).map_err(from_disk)?;

@@ -62,7 +62,7 @@ pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(crate) async fn ready(&self) -> Result<Arc<Ready>, HostError> {
-        self.readiness.get(&self.config).await
+        self.readiness.get(&self.config, &self.stopping).await
     }
 
     /// The network plan of a sandbox; claims its slot.

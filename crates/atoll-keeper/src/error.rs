@@ -1,4 +1,9 @@
 //! What can go wrong in a keeper or while preparing one.
+//!
+//! How it works: one enum that says what was being done and why it failed; what is the operator's to mend has a variant
+//! of its own.
+//!
+//! Deliberately absent: secrets: no variant carries contents.
 
 use std::io;
 use std::path::PathBuf;

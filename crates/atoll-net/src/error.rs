@@ -1,4 +1,9 @@
 //! What can go wrong with networks.
+//!
+//! How it works: one enum that says which step failed and why; what the operator must mend (a missing program, no free
+//! range) has a variant of its own.
+//!
+//! Deliberately absent: taking back; callers do that by the plan.
 
 use std::io;
 use std::path::PathBuf;

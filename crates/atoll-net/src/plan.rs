@@ -156,7 +156,7 @@ fn internet_rules() -> String {
     {spoof}
     iifname \"{TAP}\" ct state established accept
     iifname \"{TAP}\" ip daddr {GATEWAY} udp dport 53 limit rate 2000/second burst 500 packets accept
-    iifname \"{TAP}\" ip daddr {GATEWAY} tcp dport 53 limit rate 200/second burst 50 packets accept
+    iifname \"{TAP}\" ip daddr {GATEWAY} tcp dport 53 limit rate 200/second burst 50 packets reject with tcp reset
     iifname \"{TAP}\" ip daddr {GATEWAY} icmp type echo-request limit rate 10/second accept
   }}
   chain forward {{

@@ -1,10 +1,11 @@
 //! The wire between Atoll and the agent inside a guest: generated messages and
 //! Connect service traits.
 //!
-//! The sources are the `.proto` files in the repository's `proto/` folder;
-//! `build.rs` turns them into code. Generated types stay in this crate and in the
-//! adapters of `atoll-guest` and `atoll-guest-client`; everybody else speaks the
-//! plain types of those. Nothing is written by hand here: no conversions, no I/O.
+//! How it works: `build.rs` turns the `.proto` files of the repository's `proto/` folder into code. Generated types
+//! stay in this crate and in the adapters of `atoll-guest` and `atoll-guest-client`; everybody else speaks the plain
+//! types of those.
+//!
+//! Deliberately absent: anything written by hand: conversions, I/O.
 
 // Generated code is not ours to lint.
 #[allow(warnings, clippy::all, clippy::pedantic, clippy::unwrap_used, reason = "generated code")]

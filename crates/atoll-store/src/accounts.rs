@@ -1,4 +1,8 @@
 //! Users, teams, memberships, API keys and the host that this Atoll is.
+//!
+//! How it works: reads on the store, writes on a transaction; secrets come as hashes only.
+//!
+//! Deliberately absent: sessions and invitations.
 
 use atoll_domain::record::{ApiKey, Membership, User};
 use atoll_domain::{HostId, KeyId, TeamId};

@@ -1,4 +1,8 @@
 //! The audit log: append-only, written in the transaction of the change that it tells of.
+//!
+//! How it works: an insert on the transaction of the change; the newest rows of a team on the store.
+//!
+//! Deliberately absent: changing or removing rows.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,8 @@
 //! What can go wrong with the database.
+//!
+//! How it works: one enum; a full disk is told apart, because it is the operator's to mend and passes.
+//!
+//! Deliberately absent: SQL in texts: what was being done is said in words.
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,8 @@
 //! How far each host's event stream has been taken in.
+//!
+//! How it works: one number a host, moved in the transaction that applies the event, and only forward.
+//!
+//! Deliberately absent: the events themselves; hosts keep them until they are acknowledged.
 
 use atoll_domain::HostId;
 use atoll_domain::host::EventSeq;

@@ -1,4 +1,9 @@
 //! Calls to hosts: written down before they are made, finished with their outcome.
+//!
+//! How it works: a row is begun in the transaction of the intent and closed in that of the outcome; what is open at a
+//! start was cut off.
+//!
+//! Deliberately absent: calls that are over: rows say when, nothing more.
 
 use atoll_domain::host::Call;
 use atoll_domain::{OperationId, SandboxId};

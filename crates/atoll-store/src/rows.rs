@@ -1,4 +1,8 @@
 //! Reading columns as the domain's types.
+//!
+//! How it works: a value that this version cannot have written is an error with the column's name, never a default.
+//!
+//! Deliberately absent: an ORM's entities.
 
 use sea_orm::{QueryResult, TryGetable};
 

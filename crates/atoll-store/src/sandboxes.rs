@@ -1,4 +1,9 @@
 //! Sandboxes.
+//!
+//! How it works: one row a sandbox; changes of status are conditional updates that say whether they applied, so that of
+//! two only one counts. Lists go by time and id.
+//!
+//! Deliberately absent: deleting: what is over stays and answers.
 
 use atoll_domain::host::SandboxFacts;
 use atoll_domain::record::{Paused, Sandbox};

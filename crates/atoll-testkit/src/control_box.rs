@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_control::sandboxes::CreateInput;
-use atoll_control::{Control, FirstStart, SealingKey};
+use atoll_control::{Control, FirstStart, RequestKey, SealingKey};
 use atoll_domain::record::{ApiKey, Sandbox};
 use atoll_domain::{KeyId, Principal, TeamId};
 use atoll_store::{Step, Store, StoredAudit};
@@ -45,8 +45,9 @@ impl ControlBox {
         let (host, clock) = (SimHost::new(), ManualClock::at(1_700_000_000_123_456));
         let store = Store::open_sqlite(&dir.path().join("atoll.db")).await.expect("a database");
         let driver = Arc::new(host.clone());
-        let (control, first) =
-            Control::start(store, driver, Arc::new(clock.clone()), key()).await.expect("a control plane");
+        let (control, first) = Control::start(store, driver, Arc::new(clock.clone()), request_key(), key())
+            .await
+            .expect("a control plane");
         let first = first.expect("an empty database has a first start");
         let principal = control.authenticate_key(&first.api_key).await.expect("the first key");
         Self { control, host, clock, first, principal, dir }
@@ -61,7 +62,9 @@ impl ControlBox {
     pub async fn restart_with(&mut self, key: SealingKey) {
         let store = Store::open_sqlite(&self.database()).await.expect("the same database");
         let driver = Arc::new(self.host.clone());
-        let again = Control::start(store, driver, Arc::new(self.clock.clone()), key).await.expect("a control plane");
+        let again = Control::start(store, driver, Arc::new(self.clock.clone()), request_key(), key)
+            .await
+            .expect("a control plane");
         self.control = again.0;
     }
 
@@ -103,4 +106,9 @@ impl ControlBox {
         let about = |row: &StoredAudit| row.resource_id.as_deref() == Some(id);
         rows.iter().rev().filter(|row| about(row)).map(|row| row.action.clone()).collect()
     }
+}
+
+/// The same at every start of a fixture, as a key file is.
+fn request_key() -> RequestKey {
+    RequestKey::new([7; 32])
 }

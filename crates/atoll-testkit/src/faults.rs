@@ -44,6 +44,8 @@ pub enum Method {
     Console,
     /// `watch`
     Watch,
+    /// `latest_event`
+    LatestEvent,
     /// `acknowledge`
     Acknowledge,
     /// `open_stream`

@@ -1,4 +1,8 @@
 //! Fresh ids and requests, so that tests share none.
+//!
+//! How it works: everything is drawn anew.
+//!
+//! Deliberately absent: fixed ids: they would tie tests to each other.
 
 use std::collections::BTreeMap;
 

@@ -172,6 +172,13 @@ impl SimHost {
         }
     }
 
+    /// A sandbox that a destroy could not give back whole: the next destroy can.
+    pub fn stick(&self, id: &SandboxId) {
+        if let Some(sandbox) = self.world().sandboxes.get_mut(id) {
+            sandbox.facts.state = HostSandboxState::Stuck;
+        }
+    }
+
     /// Loses a sandbox without a word.
     pub fn lose_sandbox(&self, id: &SandboxId) {
         self.remove(id, HostError::WrongState { state: "stopped".into() });
@@ -459,6 +466,10 @@ impl HostDriver for SimHost {
 
     fn watch(&self, from: EventSeq) -> BoxFuture<'_, Result<mpsc::Receiver<HostEvent>, HostError>> {
         self.carry_out(Method::Watch, move |host| async move { Ok(host.follow(from)) }).boxed()
+    }
+
+    fn latest_event(&self) -> BoxFuture<'_, Result<EventSeq, HostError>> {
+        self.carry_out(Method::LatestEvent, |host| async move { Ok(EventSeq(host.world().last)) }).boxed()
     }
 
     fn acknowledge(&self, seq: EventSeq) -> BoxFuture<'_, Result<(), HostError>> {

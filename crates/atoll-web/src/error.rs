@@ -7,8 +7,8 @@
 
 use atoll_api::{ErrorBody, ErrorCode, FieldError, Problem};
 use atoll_control::ControlError;
-use atoll_domain::{Invalid, SandboxStatus};
 use atoll_domain::host::HostError;
+use atoll_domain::{Invalid, SandboxStatus};
 use atoll_guest_client::{Code, GuestError};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;

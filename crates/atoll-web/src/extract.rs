@@ -79,8 +79,11 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WebError> {
 
 /// What a parser said, without the value that it quotes: it may be a secret that stands in the wrong place.
 fn without_value(text: &str) -> String {
-    match text.split_once(", expected ") {
-        Some((what, expected)) if what.starts_with("invalid ") => format!("expected {expected}"),
+    // The last one is the parser's own: the value may hold the same words.
+    match text.rsplit_once(", expected ") {
+        Some((what, expected)) if what.starts_with("invalid ") || what.starts_with("unknown variant ") => {
+            format!("expected {expected}")
+        }
         _ => text.to_owned(),
     }
 }
@@ -174,7 +177,7 @@ impl IdempotencyKey {
     pub(crate) fn of(&self, request: &impl serde::Serialize) -> Result<Option<Once>, WebError> {
         let Some(key) = &self.0 else { return Ok(None) };
         let request = serde_json::to_string(request).map_err(|error| ControlError::Internal(error.to_string()))?;
-        Ok(Some(Once::new(key, &request)?))
+        Ok(Some(Once::new(key, request)?))
     }
 }
 

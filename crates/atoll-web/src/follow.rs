@@ -6,7 +6,7 @@
 //! Deliberately absent: buffers.
 
 use atoll_api::{Encoding, ExecClientFrame, StreamError, StreamFrame, StreamStart};
-use atoll_control::sandboxes::{ProcessHandle, Session, StartInput};
+use atoll_control::sandboxes::{FollowFrom, ProcessHandle, Session, StartInput};
 use atoll_control::{Control, ControlError, StreamPermit};
 use atoll_domain::Principal;
 use atoll_guest_client::ProcessEvent;
@@ -23,8 +23,8 @@ use crate::socket::{End, Reader, Said, Writer, json, told};
 pub(crate) enum Which {
     /// One that the first frame describes.
     New,
-    /// One that is there, from a byte of its output on.
-    Running { process: String, offset: u64 },
+    /// One that is there.
+    Running { process: String, from: FollowFrom },
 }
 
 /// Who follows, and where.
@@ -61,8 +61,8 @@ impl Follow {
 
     async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
         match &self.which {
-            Which::Running { process, offset } => {
-                Ok(self.control.follow_process(&self.caller, &self.id, process, *offset).await)
+            Which::Running { process, from } => {
+                Ok(self.control.follow_process(&self.caller, &self.id, process, *from).await)
             }
             Which::New => {
                 let Said::Text(text) = reader.first().await? else {
@@ -88,6 +88,7 @@ fn input(start: StreamStart) -> StartInput {
         timeout_sec: start.timeout_sec,
         stdin: start.stdin,
         pty: None,
+        backpressure: start.backpressure,
     }
 }
 

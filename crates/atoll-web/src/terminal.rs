@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use atoll_api::{PtyClientFrame, PtyFrame, PtyStart};
-use atoll_control::sandboxes::{ProcessHandle, Session, StartInput};
+use atoll_control::sandboxes::{FollowFrom, ProcessHandle, Session, StartInput};
 use atoll_control::{Control, ControlError, StreamPermit};
 use atoll_domain::Principal;
 use atoll_guest_client::{ProcessEvent, PtySize};
@@ -68,8 +68,9 @@ impl Terminal {
         };
         match json(&text)? {
             PtyClientFrame::Start(start) => Ok(self.control.start_process(&self.caller, &self.id, input(start)).await),
-            PtyClientFrame::Connect { tag, offset } => {
-                Ok(self.control.follow_process(&self.caller, &self.id, &tag, offset).await)
+            PtyClientFrame::Connect { tag, offset, backpressure } => {
+                let from = FollowFrom { offset, backpressure };
+                Ok(self.control.follow_process(&self.caller, &self.id, &tag, from).await)
             }
             _ => Err(End::Garbage("first is `start` or `connect`".into())),
         }
@@ -201,5 +202,6 @@ fn input(start: PtyStart) -> StartInput {
         timeout_sec: None,
         stdin: true,
         pty: Some(size(start.cols, start.rows).unwrap_or(PtySize { cols: 80, rows: 24 })),
+        backpressure: start.backpressure,
     }
 }

@@ -6,6 +6,8 @@
 //! Deliberately absent: I/O with the world; a target that needs a peer plays it in memory.
 
 mod agent_answers;
+mod agent_connection;
+mod agent_decoders;
 mod keeper_lines;
 mod memory_diff;
 mod qmp;
@@ -26,4 +28,11 @@ pub(crate) struct Target {
 }
 
 /// All of them; `make soak` runs each for a minute.
-pub(crate) const TARGETS: &[Target] = &[agent_answers::TARGET, keeper_lines::TARGET, memory_diff::TARGET, qmp::TARGET];
+pub(crate) const TARGETS: &[Target] = &[
+    agent_answers::TARGET,
+    agent_connection::TARGET,
+    agent_decoders::TARGET,
+    keeper_lines::TARGET,
+    memory_diff::TARGET,
+    qmp::TARGET,
+];

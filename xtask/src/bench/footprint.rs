@@ -1,7 +1,9 @@
 //! `cargo xtask bench footprint`: what Atoll holds when it does nothing.
 //!
-//! How it works: one Atoll, measured without a sandbox and with twenty; memory from `smaps_rollup` (a keeper's own is what it
-//! shares with nobody), start to the first answer over the socket ten times.
+//! How it works: rounds, each with an Atoll of its own: start to listening (in an empty data directory, and again in the same), memory
+//! without a sandbox and with some, paired by round; then what is a keeper's own. Memory is from `smaps_rollup`: a keeper's own is
+//! what it shares with nobody, clean (read from its file, given back at will) and dirty apart. Listening means that `/health` is
+//! answered over the socket, looked at every 2 ms.
 //!
 //! Deliberately absent: memory of guests and VMMs.
 
@@ -15,51 +17,84 @@ use crate::build::{self, Profile};
 use crate::instance::{Running, parse};
 use crate::workspace::{Workspace, is_root};
 
-const STARTS: usize = 10;
 const SANDBOXES: usize = 20;
 /// A little rest, so that what a create still holds is given back.
 const REST: Duration = Duration::from_secs(5);
 
-/// Measures and prints.
-pub(crate) fn run(workspace: &Workspace, binary: Option<&str>) -> Result<()> {
+/// Samples of all rounds.
+#[derive(Debug, Default)]
+struct Samples {
+    first_start: Vec<f64>,
+    next_start: Vec<f64>,
+    empty: Vec<f64>,
+    full: Vec<f64>,
+    keeper_dirty: Vec<f64>,
+    keeper_clean: Vec<f64>,
+}
+
+/// Measures so many rounds and prints.
+pub(crate) fn run(workspace: &Workspace, profile: Profile, rounds: usize) -> Result<()> {
     if !is_root() {
         bail!("run it as root: it reads the memory of other users' processes");
     }
-    let binary = match binary {
-        Some(path) => std::path::absolute(path).context("the path of the binary")?,
-        None => build::run(workspace, Profile::Dist)?,
-    };
+    let binary = build::run(workspace, profile)?;
     let begun = machine::now()?;
-    println!("binary: {} ({} bytes)", binary.display(), fs::metadata(&binary).context("no binary")?.len());
-    let mut starts = Vec::new();
-    for _ in 0..STARTS {
+    let mut samples = Samples::default();
+    let mut described = String::new();
+    for round in 1..=rounds {
         let started = Instant::now();
-        let atoll = Running::start(binary.clone())?;
-        starts.push(started.elapsed().as_secs_f64() * 1000.0);
+        let mut atoll = Running::start(binary.clone())?;
+        samples.first_start.push(ms(started));
+        // Images are there from now on, whatever the cache held.
+        parse(&atoll.ask(&["create", "--output", "json"])?)?;
+        let started = atoll.stop_and_start()?;
+        atoll.wait()?;
+        samples.next_start.push(ms(started));
+        samples.take(&atoll)?;
+        eprintln!("round {round} of {rounds}");
+        described = machine::describe(begun, &atoll)?;
         atoll.stop()?;
     }
-    let start = statistics::median(&starts).context("no starts")?;
-    println!("start to the first answer of `atoll ls`, polled every 50 ms: {start} ms");
+    let size = fs::metadata(&binary).context("no binary")?.len();
+    println!("binary, profile {}: {size} bytes", profile.name());
+    samples.report()?;
+    println!("{described}");
+    Ok(())
+}
 
-    let atoll = Running::start(binary)?;
-    std::thread::sleep(REST);
-    println!("resident memory of Atoll with 0 sandboxes: {} KiB", machine::smaps(atoll.pid().into(), &["Rss"])?);
-    let mut keepers = Vec::new();
-    for _ in 0..SANDBOXES {
-        let created = parse(&atoll.ask(&["create", "--memory", "128", "--output", "json"])?)?;
-        let id = created["id"].as_str().context("`atoll create` answered without an id")?;
-        let facts = parse(&atoll.ask(&["get", id, "--output", "json"])?)?;
-        keepers.push(facts["host"]["keeper_pid"].as_u64().context("`atoll get` names no keeper")?);
+impl Samples {
+    fn take(&mut self, atoll: &Running) -> Result<()> {
+        std::thread::sleep(REST);
+        self.empty.push(machine::memory(atoll.pid(), &["Rss"])?);
+        let mut keepers = Vec::new();
+        for _ in 0..SANDBOXES {
+            let created = parse(&atoll.ask(&["create", "--memory", "128", "--output", "json"])?)?;
+            let id = created["id"].as_str().context("`atoll create` answered without an id")?;
+            let facts = parse(&atoll.ask(&["get", id, "--output", "json"])?)?;
+            let pid = facts["host"]["keeper_pid"].as_u64().context("`atoll get` names no keeper")?;
+            keepers.push(u32::try_from(pid)?);
+        }
+        std::thread::sleep(REST);
+        self.full.push(machine::memory(atoll.pid(), &["Rss"])?);
+        for keeper in keepers {
+            self.keeper_dirty.push(machine::memory(keeper, &["Private_Dirty"])?);
+            self.keeper_clean.push(machine::memory(keeper, &["Private_Clean"])?);
+        }
+        Ok(())
     }
-    std::thread::sleep(REST);
-    println!(
-        "resident memory of Atoll with {SANDBOXES} sandboxes: {} KiB",
-        machine::smaps(atoll.pid().into(), &["Rss"])?
-    );
-    let private = |pid: &u64| machine::smaps(*pid, &["Private_Clean", "Private_Dirty"]);
-    let private: Vec<f64> =
-        keepers.iter().map(private).map(|kib| Ok(f64::from(u32::try_from(kib?)?))).collect::<Result<_>>()?;
-    println!("private memory of a keeper: {} KiB", statistics::median(&private).context("no keepers")?);
-    println!("{}", machine::describe(begun)?);
-    atoll.stop()
+
+    fn report(&self) -> Result<()> {
+        statistics::print("start to listening in an empty data directory, ms", &self.first_start)?;
+        statistics::print("start to listening in one that is there, ms", &self.next_start)?;
+        statistics::print("resident memory of Atoll with 0 sandboxes, KiB", &self.empty)?;
+        statistics::print(&format!("resident memory of Atoll with {SANDBOXES} sandboxes, KiB"), &self.full)?;
+        let grown: Vec<f64> = self.full.iter().zip(&self.empty).map(|(full, empty)| full - empty).collect();
+        statistics::print("  difference, by round", &grown)?;
+        statistics::print("private memory of a keeper, dirty, KiB", &self.keeper_dirty)?;
+        statistics::print("private memory of a keeper, clean, KiB", &self.keeper_clean)
+    }
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
 }

@@ -1,10 +1,13 @@
-//! `cargo xtask bench boot|exec`: what Atoll adds to the bare sequence.
+//! `cargo xtask bench boot|exec|dns|streams`: what Atoll adds to the bare sequence.
 //!
-//! How it works: one Atoll of profile `dist` with a data directory of its own; `atoll-bench` takes samples of both in turns and prints
-//! them as JSON; here they become medians, the median of the differences and of the ratios, each with its interval.
+//! How it works: one Atoll of profile `dist` with a data directory of its own, whose keepers ask for names at a resolver that the
+//! benchmark brings along; `atoll-bench` takes samples of both in turns and prints them as JSON; here they become medians, the median of
+//! the differences and of the ratios, each with its interval.
 //!
 //! Deliberately absent: thresholds.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,23 +16,30 @@ use serde_json::Value;
 use super::{machine, statistics};
 use crate::build::{self, Profile};
 use crate::instance::Running;
+use crate::stage;
 use crate::workspace::{Workspace, is_root};
 
+/// Where the local resolver of the benchmarks listens, for Atoll's keepers.
+const RESOLVER: &str = "127.53.0.53";
+
 /// Measures and prints.
-pub(crate) fn run(workspace: &Workspace, what: &str, pairs: &str) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, profile: Profile, what: &str, pairs: usize) -> Result<()> {
     if !is_root() {
         bail!("run it as root: it makes VMs of its own to compare with");
     }
-    let binary = build::run(workspace, Profile::Dist)?;
-    let guest = build::embedded_guest(workspace, Profile::Dist);
-    let built = workspace.cargo(&["build", "--profile", "dist", "--package", "atoll-bench"]).status();
-    if !built.context("cannot start cargo")?.success() {
-        bail!("atoll-bench does not build");
-    }
-    let atoll = Running::start(binary)?;
+    let binary = build::run(workspace, profile)?;
+    let guest = build::embedded_guest(workspace, profile);
+    let program = build(workspace, profile)?;
+    let resolv_conf = std::env::temp_dir().join(format!("atoll-xtask-{}.resolv.conf", std::process::id()));
+    fs::write(&resolv_conf, format!("nameserver {RESOLVER}\n")).context("cannot write a resolv.conf")?;
+    let atoll = Running::start_resolving(binary, &resolv_conf);
+    // Mounted by now, or of no use.
+    fs::remove_file(&resolv_conf).context("cannot remove a resolv.conf")?;
+    let atoll = atoll?;
     let begun = machine::now()?;
-    let mut bench = Command::new(workspace.target.join("dist/atoll-bench"));
-    bench.arg(what).arg("--data").arg(atoll.data()).args(["--pid", &atoll.pid().to_string(), "--pairs", pairs]);
+    let mut bench = Command::new(program);
+    bench.arg(what).arg("--data").arg(atoll.data()).args(["--pid", &atoll.pid().to_string()]);
+    bench.args(["--pairs", &pairs.to_string(), "--resolver", RESOLVER]);
     bench.arg("--guest").arg(guest).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = bench.output().context("cannot start atoll-bench")?;
     if !output.status.success() {
@@ -39,9 +49,15 @@ pub(crate) fn run(workspace: &Workspace, what: &str, pairs: &str) -> Result<()> 
     for one in series.as_array().context("atoll-bench printed no list")? {
         report(one)?;
     }
-    println!("{}", machine::describe(begun)?);
-    println!("file system of the data directory: {}", machine::file_system(atoll.data())?);
+    println!("{}", machine::describe(begun, &atoll)?);
     atoll.stop()
+}
+
+/// Builds the program that takes the samples.
+pub(crate) fn build(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    let _used = workspace.using()?;
+    stage::run(&mut workspace.cargo(&["build", "--profile", profile.name(), "--package", "atoll-bench"]))?;
+    Ok(workspace.target.join(profile.name()).join("atoll-bench"))
 }
 
 fn report(series: &Value) -> Result<()> {

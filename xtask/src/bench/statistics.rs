@@ -5,6 +5,8 @@
 //!
 //! Deliberately absent: means, and percentiles that so few samples cannot carry.
 
+use anyhow::{Context as _, Result};
+
 const DRAWS: usize = 2000;
 
 /// The median and its 95 % interval.
@@ -47,6 +49,12 @@ pub(crate) fn median(samples: &[f64]) -> Option<Median> {
     let mut medians: Vec<f64> = (0..DRAWS).filter_map(resample).collect();
     medians.sort_by(f64::total_cmp);
     Some(Median { value, low: medians[DRAWS * 25 / 1000], high: medians[DRAWS * 975 / 1000 - 1], count: samples.len() })
+}
+
+/// Prints one figure.
+pub(crate) fn print(name: &str, samples: &[f64]) -> Result<()> {
+    println!("{name}: {}", median(samples).with_context(|| format!("no samples of {name}"))?);
+    Ok(())
 }
 
 fn middle(samples: &[f64]) -> Option<f64> {

@@ -2,9 +2,11 @@
 //!
 //! How it works: events are read from the last one that is stored; each is applied together with the cursor's move, in one
 //! transaction, so that it counts exactly once, and then acknowledged, so that the host may forget it. Runs until the host's
-//! stream ends.
+//! stream ends. Whoever must know what the host told until now waits with [`caught_up`].
 //!
 //! Deliberately absent: order among hosts.
+
+use std::time::Duration;
 
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
@@ -16,13 +18,28 @@ use atoll_store::Step;
 use crate::sandboxes::FoundPaused;
 use crate::{Control, ControlError};
 
+/// How long somebody waits for the host's events; they are stored within milliseconds, or the database does not work.
+const CAUGHT_UP: Duration = Duration::from_secs(5);
+
 /// Follows the host's stream to its end.
 pub(crate) async fn activate(control: &Control) -> Result<(), ControlError> {
     let seen = control.store().events_seen(control.own_host()).await?;
     let mut events = control.driver().watch(seen).await?;
     while let Some(event) = events.recv().await {
         apply(control, &event).await?;
+        control.events_seen().send_replace(event.seq);
         control.driver().acknowledge(event.seq).await?;
+    }
+    Ok(())
+}
+
+/// Waits until everything is stored that the host has told of by now; gives up waiting when that takes too long.
+pub(crate) async fn caught_up(control: &Control) -> Result<(), ControlError> {
+    let latest = control.driver().latest_event().await?;
+    let mut seen = control.events_seen().subscribe();
+    let stored = tokio::time::timeout(CAUGHT_UP, seen.wait_for(|seen| *seen >= latest)).await;
+    if stored.is_err() {
+        tracing::warn!("the host's events do not come in; what it says without them counts");
     }
     Ok(())
 }

@@ -21,8 +21,6 @@ use crate::{Control, ControlError};
 const RECONCILE_EVERY: Duration = Duration::from_secs(15);
 /// How long a loop waits after its first round; twice as long after each, up to its own pace.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// How long a comparison lets events come in.
-const EVENTS_FIRST: Duration = Duration::from_millis(300);
 const USES_EVERY: Duration = Duration::from_secs(5);
 /// Well below the shortest timeout of a sandbox, which is one second.
 const TELL_USES_EVERY: Duration = Duration::from_millis(500);
@@ -33,14 +31,7 @@ type Activation = BoxFuture<'static, Result<(), ControlError>>;
 /// Starts all of them; they end with the control plane.
 pub(crate) fn start(control: &Control) {
     every(control, RECONCILE_EVERY, "operations", |c| async move { operations::activate(&c).await.map(drop) }.boxed());
-    every(control, RECONCILE_EVERY, "reconcile", |c| {
-        async move {
-            // What the host tells by itself says why; a comparison that came first could only say that it is so.
-            tokio::time::sleep(EVENTS_FIRST).await;
-            reconcile::activate(&c).await.map(drop)
-        }
-        .boxed()
-    });
+    every(control, RECONCILE_EVERY, "reconcile", |c| async move { reconcile::activate(&c).await.map(drop) }.boxed());
     every(control, RECONCILE_EVERY, "templates", |c| async move { templates::activate(&c).await.map(drop) }.boxed());
     every(control, TELL_USES_EVERY, "uses for the host", |c| async move { uses::tell(&c).await.map(drop) }.boxed());
     every(control, USES_EVERY, "uses", |c| async move { uses::activate(&c).await.map(drop) }.boxed());

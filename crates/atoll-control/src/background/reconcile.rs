@@ -57,6 +57,11 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
         }
     }
     let mut observed: BTreeMap<SandboxId, _> = listed.into_iter().map(|facts| (facts.id.clone(), facts)).collect();
+    let missing = |record: &Sandbox| !record.status.is_over() && !observed.contains_key(&record.id);
+    if records.values().any(missing) {
+        // A host tells of an end before it takes the sandbox off its list, and says why; what is marked then stays as it is.
+        super::host_events::caught_up(control).await?;
+    }
     let ids: Vec<SandboxId> = records.keys().chain(observed.keys()).cloned().collect();
     for id in ids {
         if busy.contains(&id) {

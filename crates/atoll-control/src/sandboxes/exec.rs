@@ -93,6 +93,8 @@ impl Control {
             stdin: false,
             pty: None,
             timeout: Some(Duration::from_secs(seconds.into())),
+            // This side reads as fast as it comes, and an answer with holes would be none.
+            backpressure: true,
         };
         let started = Instant::now();
         let ended = run(&agent, &request, Duration::from_secs(seconds.into())).await;

@@ -1,4 +1,8 @@
 //! Sandboxes: create, look, use, pause, resume, destroy.
+//!
+//! How it works: one file an act, all methods of [`crate::Control`]; this one only puts them together.
+//!
+//! Deliberately absent: HTTP, SQL, and anything that is a host's.
 
 mod background;
 mod create;
@@ -23,5 +27,5 @@ pub use lifetime::on_expiry;
 pub use metrics::SandboxMetrics;
 pub use pause::PausedSandbox;
 pub(crate) use pause::{FoundPaused, is_refusal};
-pub use processes::{ProcessHandle, Session, StartInput};
+pub use processes::{FollowFrom, ProcessHandle, Session, StartInput};
 pub use query::{SandboxPage, decode_cursor, encode_cursor};

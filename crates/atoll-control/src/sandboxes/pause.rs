@@ -105,6 +105,7 @@ impl Control {
             HostSandboxState::Pausing => "pausing",
             HostSandboxState::Resuming => "resuming",
             HostSandboxState::Stopping => "stopping",
+            HostSandboxState::Stuck => "stuck",
         };
         Err(HostError::WrongState { state: name.into() }.into())
     }

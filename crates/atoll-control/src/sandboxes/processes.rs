@@ -43,6 +43,17 @@ pub struct StartInput {
     pub stdin: bool,
     /// On a terminal of this size.
     pub pty: Option<PtySize>,
+    /// It waits for its reader while that takes what comes, instead of leaving gaps.
+    pub backpressure: bool,
+}
+
+/// From where a process is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FollowFrom {
+    /// From this byte of its output on; 0 means all that is kept.
+    pub offset: u64,
+    /// As in [`StartInput`].
+    pub backpressure: bool,
 }
 
 /// A process and what it does.
@@ -173,6 +184,7 @@ impl Control {
             stdin: input.stdin,
             pty: input.pty,
             timeout,
+            backpressure: input.backpressure,
         };
         let started = async {
             let events = agent.start(&request).await?;
@@ -196,14 +208,17 @@ impl Control {
         principal: &Principal,
         id: &str,
         process: &str,
-        offset: u64,
+        from: FollowFrom,
     ) -> Result<Session, ControlError> {
         let selector = selector(process)?;
         let sandbox = self.running(principal, id).await?;
         let agent = self.agent(&sandbox).await?;
         self.used(&sandbox.id);
         let followed = async {
-            let events = agent.connect(&selector, offset).await?;
+            let events = match from.backpressure {
+                true => agent.connect_with_backpressure(&selector, from.offset).await?,
+                false => agent.connect(&selector, from.offset).await?,
+            };
             follow(events).await
         };
         match followed.await {

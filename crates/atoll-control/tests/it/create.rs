@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use atoll_control::ControlError;
 use atoll_control::sandboxes::CreateInput;
+use atoll_control::{ControlError, Once};
 use atoll_domain::SandboxStatus;
 use atoll_domain::host::HostError;
+use atoll_store::KeyPlace;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
 #[tokio::test]
@@ -170,4 +171,36 @@ async fn a_lost_reply_leaves_no_sandbox_without_an_owner() {
     atoll_control::background::reconcile::activate(&fixture.control).await.unwrap();
     assert!(fixture.host.sandboxes().is_empty());
     assert!(fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn the_inside_of_a_host_is_in_no_reason_and_no_history() {
+    let fixture = ControlBox::start().await;
+    let inside = "/var/lib/atoll/keys/secret: permission denied";
+    for error in [HostError::Failed(inside.into()), HostError::Unavailable(inside.into())] {
+        fixture.host.plan(Method::Create, Fault::Refuse(error));
+        fixture.control.create_sandbox(&fixture.principal, CreateInput::default()).await.unwrap_err();
+        let rows = fixture.control.store().audit(&fixture.first.team_id, 10).await.unwrap();
+        let id = rows[0].resource_id.clone().unwrap();
+        let row = fixture.control.sandbox(&fixture.principal, &id).await.unwrap();
+        let history = fixture.control.sandbox_history(&fixture.principal, &id, None).await.unwrap();
+        assert!(history.iter().any(|happened| happened.reason.is_some()), "{history:?}");
+        let told = format!("{row:?} {history:?} {rows:?}");
+        assert!(row.reason.is_some() && !told.contains("secret"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_database_keeps_no_digest_that_a_variable_could_be_guessed_from() {
+    let fixture = ControlBox::start().await;
+    let input = CreateInput { envs: [("TOKEN".to_owned(), "hunter2".to_owned())].into(), ..CreateInput::default() };
+    let request = r#"{"envs":{"TOKEN":"hunter2"}}"#;
+    let once = || Once::new("k", request.to_owned()).unwrap();
+    let made = fixture.control.create_sandbox_once(&fixture.principal, input.clone(), Some(once())).await.unwrap();
+    let team = fixture.principal.team().unwrap().clone();
+    let place = KeyPlace { team, route: "create".into(), key: "k".into() };
+    let kept = fixture.control.store().kept_request(&place, 0).await.unwrap().unwrap();
+    assert_ne!(kept.digest, blake3::hash(request.as_bytes()).to_hex().to_string());
+    let again = fixture.control.create_sandbox_once(&fixture.principal, input, Some(once())).await.unwrap();
+    assert!(again.replayed && again.value.id == made.value.id);
 }

@@ -131,3 +131,39 @@ async fn a_host_that_does_not_answer_changes_nothing() {
     let row = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
     assert_eq!(row, sandbox);
 }
+
+#[tokio::test]
+async fn what_a_destroy_could_not_give_back_is_destroyed_again_without_being_asked() {
+    let fixture = ControlBox::start().await;
+    let (stuck, kept) = (fixture.sandbox().await, fixture.sandbox().await);
+    fixture.host.stick(&stuck.id);
+    // Still there when it fails again.
+    fixture.host.plan(Method::Destroy, Fault::Refuse(HostError::Failed("a mount is busy".into())));
+    assert_eq!(activate(&fixture.control).await.unwrap(), Status::default());
+    assert_eq!(activate(&fixture.control).await.unwrap().destroyed, std::slice::from_ref(&stuck.id));
+    assert_eq!(fixture.host.sandboxes(), [kept.id]);
+    // Its record said that it runs: the next round writes down that it does not.
+    assert_eq!(activate(&fixture.control).await.unwrap().over, std::slice::from_ref(&stuck.id));
+    let row = fixture.control.sandbox(&fixture.principal, stuck.id.as_str()).await.unwrap();
+    assert_eq!(row.status, SandboxStatus::Stopped);
+}
+
+#[tokio::test]
+async fn an_end_that_the_host_told_of_keeps_its_reason_however_late_the_events_come() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    fixture.host.end_sandbox(&sandbox.id, "the guest powered off or rebooted");
+    let gate = fixture.host.hold(Method::Watch);
+    fixture.start_loops();
+    gate.reached().await;
+    // The comparison has the host's list by now, without the sandbox.
+    eventually("a comparison", async || (fixture.host.calls(Method::LatestEvent) > 0).then_some(())).await;
+    gate.open();
+    let row = eventually("the end in the records", async || {
+        let row = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+        (row.status == SandboxStatus::Stopped).then_some(row)
+    })
+    .await;
+    assert_eq!(row.reason.as_deref(), Some("the guest powered off or rebooted"));
+    assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create", "ended"]);
+}

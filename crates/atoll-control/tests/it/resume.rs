@@ -39,7 +39,10 @@ async fn it_goes_on_in_its_next_life_with_its_files_size_and_variables() {
     let refused = control.exec(principal, id.as_str(), command("true", &[])).await;
     assert_eq!(state_of(refused), "paused");
     let resumed = resume(&fixture, &id, None).await.unwrap();
-    assert_eq!((resumed.status, resumed.incarnation, resumed.paused.clone()), (SandboxStatus::Running, Incarnation(2), None));
+    assert_eq!(
+        (resumed.status, resumed.incarnation, resumed.paused.clone()),
+        (SandboxStatus::Running, Incarnation(2), None)
+    );
     assert_eq!((resumed.shape.vcpus, resumed.template.as_str()), (3, "base"), "size and template survive (defect 14)");
     assert_eq!(resume(&fixture, &id, None).await.unwrap(), resumed, "asked again it says the same");
     let read = control.exec(principal, id.as_str(), command("cat", &["/root/kept"])).await.unwrap();
@@ -189,7 +192,11 @@ async fn limits_are_set_at_create_changed_later_and_kept_to_by_the_host() {
     let change = LifetimeChange { timeout_sec: Some(5), auto_resume: Some(true), ..Default::default() };
     let changed = control.update_sandbox(principal, made.id.as_str(), &change).await.unwrap();
     assert_eq!(fixture.host.lifetime_of(&made.id), Some(changed.lifetime));
-    assert_eq!((changed.lifetime.timeout_sec, changed.lifetime.on_expiry), (5, OnExpiry::Destroy), "what is absent stays");
+    assert_eq!(
+        (changed.lifetime.timeout_sec, changed.lifetime.on_expiry),
+        (5, OnExpiry::Destroy),
+        "what is absent stays"
+    );
     assert_eq!(fixture.audit_of(made.id.as_str()).await, ["create", "update"]);
     let past = LifetimeChange { end_at: Some(Some(1)), ..Default::default() };
     let refused = control.update_sandbox(principal, made.id.as_str(), &past).await;

@@ -135,7 +135,10 @@ async fn a_copy_has_the_snapshots_size_and_may_have_a_larger_disk() {
         ("boot", input(|i| i.boot = Some("cold".into()))),
     ] {
         let refused = control.create_sandbox(principal, wrong).await;
-        assert!(matches!(&refused, Err(ControlError::Invalid(invalid)) if invalid.field == field), "{field}: {refused:?}");
+        assert!(
+            matches!(&refused, Err(ControlError::Invalid(invalid)) if invalid.field == field),
+            "{field}: {refused:?}"
+        );
     }
     let larger = input(|i| {
         i.memory_mb = Some(512);

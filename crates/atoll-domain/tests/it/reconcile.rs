@@ -27,6 +27,7 @@ fn observations() -> impl Strategy<Value = Option<Observed>> {
         Just(HostSandboxState::Paused),
         Just(HostSandboxState::Resuming),
         Just(HostSandboxState::Stopping),
+        Just(HostSandboxState::Stuck),
     ];
     let seen = (state, (1u64..4).prop_map(Incarnation));
     proptest::option::of(seen.prop_map(|(state, incarnation)| Observed { state, incarnation }))
@@ -61,7 +62,9 @@ proptest! {
         let remedy = remedy(record, observed);
         if let (Some((status, incarnation)), Some(seen)) = (record, observed) {
             let wanted = !status.is_over() && seen.incarnation >= incarnation;
-            if wanted || seen.state == HostSandboxState::Stopping {
+            if seen.state == HostSandboxState::Stuck {
+                prop_assert_eq!(remedy, Remedy::Destroy, "it could not be given back");
+            } else if wanted || seen.state == HostSandboxState::Stopping {
                 prop_assert_ne!(remedy, Remedy::Destroy);
             }
             prop_assert_ne!(remedy, Remedy::MarkStopped, "the host has it");

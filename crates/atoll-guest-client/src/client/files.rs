@@ -1,4 +1,8 @@
 //! Calls that move the contents of files.
+//!
+//! How it works: plain HTTP on `/files`: the path and the user in the query, the content as the body, piece by piece.
+//!
+//! Deliberately absent: forms and packed bodies; the agent takes both, this side has no use for them.
 
 use http::{Method, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};

@@ -1,4 +1,9 @@
 //! Calls about the file tree: looking at it, changing it, watching it.
+//!
+//! How it works: Connect calls of `filesystem.Filesystem`, each with the user in `Authorization: Basic`; watching is a
+//! stream or a watcher that is polled.
+//!
+//! Deliberately absent: contents.
 
 use atoll_proto::filesystem as fs;
 

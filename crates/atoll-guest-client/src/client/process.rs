@@ -1,4 +1,8 @@
 //! Calls about processes.
+//!
+//! How it works: Connect calls of `process.Process`; starting and following are streams with a connection of their own.
+//!
+//! Deliberately absent: waiting for a process; whoever follows reads to the end.
 
 use std::sync::Arc;
 
@@ -28,8 +32,25 @@ impl GuestClient {
     /// Follows a process that runs already, from byte `offset` of its output on
     /// (0: from the oldest byte that the agent still has, told by a gap).
     pub async fn connect(&self, selector: &Selector, offset: u64) -> Result<ProcessStream, GuestError> {
-        let message =
-            wire::ConnectRequest { process: selector.to_wire().into(), offset: Some(offset), ..Default::default() };
+        self.follow(selector, offset, false).await
+    }
+
+    /// The same, and the process waits for this reader while it takes what comes.
+    pub async fn connect_with_backpressure(
+        &self,
+        selector: &Selector,
+        offset: u64,
+    ) -> Result<ProcessStream, GuestError> {
+        self.follow(selector, offset, true).await
+    }
+
+    async fn follow(&self, selector: &Selector, offset: u64, backpressure: bool) -> Result<ProcessStream, GuestError> {
+        let message = wire::ConnectRequest {
+            process: selector.to_wire().into(),
+            offset: Some(offset),
+            backpressure: backpressure.then_some(true),
+            ..Default::default()
+        };
         let request = self.stream_request("/process.Process/Connect", None);
         let envelopes = self.open(request, &message).await?;
         let limits = self.limits.clone();

@@ -1,4 +1,8 @@
 //! Calls about the machine: health, identity, use, quiescence, size of its disk.
+//!
+//! How it works: plain HTTP with JSON on routes of the agent.
+//!
+//! Deliberately absent: deciding when: the host agent's and the control plane's.
 
 use std::collections::BTreeMap;
 

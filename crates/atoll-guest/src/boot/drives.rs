@@ -1,4 +1,8 @@
 //! Finds a disk by the serial that the host gave it, whatever order it came in.
+//!
+//! How it works: `/sys/block/*/serial` is looked at until the disk is there, for ten seconds at most.
+//!
+//! Deliberately absent: partitions: a disk is one file system.
 
 use std::{
     fs, io,

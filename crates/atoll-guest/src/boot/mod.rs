@@ -1,8 +1,10 @@
 //! From the initramfs to a running machine, as PID 1.
 //!
-//! Modules, disks, overlay, switch of the root, network, control groups; then the
-//! agent is started and [`crate::reaper`] stays. Any failure ends the machine with a
-//! line on the console: a machine that is half there would only look alive.
+//! How it works: modules, disks, overlay, switch of the root, network, control groups; then the agent is started and
+//! [`crate::reaper`] stays. Any failure ends the machine with a line on the console: a machine that is half there would
+//! only look alive.
+//!
+//! Deliberately absent: an init system: what a sandbox wants besides the agent, its user starts.
 
 mod drives;
 mod modules;

@@ -1,4 +1,9 @@
 //! Kernel modules: every file of a folder, in the order of their names.
+//!
+//! How it works: each file is given to `finit_module` and removed: an initramfs lives in memory. One that the kernel
+//! refuses is told, and the boot goes on.
+//!
+//! Deliberately absent: dependencies; whoever packed the initramfs resolved them.
 #![expect(unsafe_code, reason = "finit_module has no safe wrapper")]
 
 use std::{

@@ -1,8 +1,10 @@
 //! File systems: those of the kernel, the overlay that becomes the root, and what a
 //! running machine has besides.
 //!
-//! The base image is the lower layer, read-only; the sandbox's own disk the upper.
-//! `/var/lib/docker` is that disk itself, because an overlay cannot lie on an overlay.
+//! How it works: the base image is the lower layer, read-only; the sandbox's own disk the upper. `/var/lib/docker` is
+//! that disk itself, because an overlay cannot lie on an overlay.
+//!
+//! Deliberately absent: fstab, and checking the disk's file system.
 
 use std::{
     fs::{self, DirBuilder},

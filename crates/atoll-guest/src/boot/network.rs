@@ -1,8 +1,9 @@
 //! The network: loopback, and `eth0` with the address that every sandbox has.
 //!
-//! Addresses are the same in every sandbox, so that a snapshot resumes anywhere. Set
-//! through ioctls: a guest image need not hold `ip`. IPv6 stays off on `eth0`, because
-//! the host drops it, and programs would try it first.
+//! How it works: addresses are the same in every sandbox, so that a snapshot resumes anywhere. They are set through
+//! ioctls: a guest image need not hold `ip`.
+//!
+//! Deliberately absent: DHCP, and IPv6 on `eth0`: the host drops it, and programs would try it first.
 #![expect(unsafe_code, reason = "the interface ioctls have no safe wrapper")]
 
 use std::{

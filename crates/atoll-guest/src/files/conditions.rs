@@ -1,7 +1,9 @@
 //! Conditional requests: whether a file is sent, and whether a range of it may be.
 //!
-//! Pure: what the headers mean for a file with a tag and a time, in the order that RFC 9110
-//! (section 13.2.2) gives. A date that cannot be read is as if it were absent.
+//! How it works: pure: what the headers mean for a file with a tag and a time, in the order that RFC 9110 (section
+//! 13.2.2) gives. A date that cannot be read is as if it were absent.
+//!
+//! Deliberately absent: caching.
 
 use std::time::SystemTime;
 

@@ -1,8 +1,9 @@
 //! `/files`: contents of files, streamed in both directions.
 //!
-//! File calls block, so each transfer has one blocking task and a short channel: at
-//! most a few pieces are in memory. Files are opened as root; the user of a request
-//! decides where `~` is and whom a new file belongs to.
+//! How it works: file calls block, so each transfer has one blocking task and a short channel: at most a few pieces are
+//! in memory. Files are opened as root; the user of a request decides where `~` is and whom a new file belongs to.
+//!
+//! Deliberately absent: the tree (`filesystem/`).
 
 mod conditions;
 pub(crate) mod multipart;

@@ -1,4 +1,9 @@
 //! `multipart/form-data`, piece by piece: bounded memory whatever the sizes.
+//!
+//! How it works: a parser that is fed bytes and asked for events; it keeps only what could be the beginning of a
+//! boundary.
+//!
+//! Deliberately absent: other fields than a name and a file name, and forms within forms.
 
 use bytes::{Buf, Bytes, BytesMut};
 

@@ -1,4 +1,8 @@
 //! `Range: bytes=…`: one range of a file of known size.
+//!
+//! How it works: pure: header and size give the whole, a part, or nothing; what cannot be read asks for the whole.
+//!
+//! Deliberately absent: several ranges in one answer.
 
 /// What a range header means for a file.
 #[derive(Debug, PartialEq, Eq)]

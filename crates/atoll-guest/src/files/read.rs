@@ -1,4 +1,9 @@
 //! `GET /files`: the whole of a file, or one range of it.
+//!
+//! How it works: the file is opened where that may block, conditions and range are judged, and its content is read
+//! ahead of the wire by a few pieces; a short file leaves in one.
+//!
+//! Deliberately absent: devices and pipes: they would block or never end.
 
 use std::{
     fs::{File, OpenOptions},

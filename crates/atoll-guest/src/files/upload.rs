@@ -1,4 +1,9 @@
 //! The body of an upload: its pieces, unpacked where the whole body is packed.
+//!
+//! How it works: pieces come with a deadline each; a packed body is unpacked in small steps, so that little can become
+//! much only as fast as it is written. A refused upload is drained for a while, so that its sender hears why.
+//!
+//! Deliberately absent: writing (`write.rs`).
 
 use std::{io::Write, time::Duration};
 

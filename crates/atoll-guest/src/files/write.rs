@@ -1,8 +1,9 @@
 //! `POST /files`: one file as the body itself, or several in a form.
 //!
-//! Written in place, not beside and renamed: whoever watches the directory sees
-//! CREATE, CHMOD and WRITE and nothing else. An upload that breaks off leaves what
-//! has come.
+//! How it works: written in place, not beside and renamed: whoever watches the directory sees CREATE, CHMOD and WRITE
+//! and nothing else.
+//!
+//! Deliberately absent: taking back: an upload that breaks off leaves what has come.
 
 use std::{
     fs::{File, OpenOptions},

@@ -1,4 +1,8 @@
 //! Making directories that belong to a user.
+//!
+//! How it works: from the top down, each one that is missing is made and given to the user.
+//!
+//! Deliberately absent: changing what is there already.
 
 use std::{
     fs::{self, DirBuilder},

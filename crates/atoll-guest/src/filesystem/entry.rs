@@ -1,4 +1,8 @@
 //! One entry of the tree, as the wire describes it.
+//!
+//! How it works: `lstat`, and the names of owner and group from account files that are read once for many entries.
+//!
+//! Deliberately absent: contents.
 
 use std::{
     fs::{self, Metadata},

@@ -1,4 +1,8 @@
 //! inotify, as little of it as watching needs.
+//!
+//! How it works: one descriptor in the runtime; a read gives some events, cut out of the kernel's buffer.
+//!
+//! Deliberately absent: what the events mean (`watch.rs`).
 #![expect(unsafe_code, reason = "inotify's system calls")]
 
 use std::{

@@ -1,4 +1,8 @@
 //! `filesystem.Filesystem` on the wire.
+//!
+//! How it works: each call resolves its path for its user, then runs where file calls may block.
+//!
+//! Deliberately absent: permissions of the user: the agent acts as root, as the wire has it.
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 

@@ -1,4 +1,8 @@
 //! The entries below a directory, in lexical order, to a depth, links not followed.
+//!
+//! How it works: depth first, each directory sorted; too many entries are an error that says so.
+//!
+//! Deliberately absent: pages.
 
 use std::{fs, path::Path};
 

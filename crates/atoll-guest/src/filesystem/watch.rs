@@ -1,8 +1,10 @@
 //! Watching a directory, and if wanted everything below it.
 //!
-//! A directory that appears is watched from then on; what was put into it before that
-//! is found by looking and told as if it had been seen. The kernel may tell of the same
-//! entry once more: its creation is told once, a write to it perhaps twice.
+//! How it works: a directory that appears is watched from then on; what was put into it before that is found by looking
+//! and told as if it had been seen. The kernel may tell of the same entry once more: its creation is told once, a write
+//! to it perhaps twice.
+//!
+//! Deliberately absent: what is there at the beginning.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

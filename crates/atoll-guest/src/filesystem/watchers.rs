@@ -1,4 +1,8 @@
 //! Watchers for clients that poll: made, asked and removed by id.
+//!
+//! How it works: a task empties each watcher into a bounded queue, from which a poll takes; removed, the task ends.
+//!
+//! Deliberately absent: watchers that survive a restart of the agent.
 
 use std::{
     collections::{HashMap, VecDeque},

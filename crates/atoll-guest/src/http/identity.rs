@@ -1,6 +1,9 @@
-//! Who calls: the access token says whether one may, `Authorization: Basic` as whom
-//! to act inside the guest (it is a choice of user, not a proof), and how much silence
-//! one tolerates on a stream.
+//! Who calls, and what a caller wants of its stream.
+//!
+//! How it works: the access token says whether one may, `Authorization: Basic` as whom to act inside the guest (it is a
+//! choice of user, not a proof), and a header how much silence one tolerates on a stream.
+//!
+//! Deliberately absent: passwords.
 
 use std::time::Duration;
 

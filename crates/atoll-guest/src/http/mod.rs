@@ -1,7 +1,9 @@
 //! The HTTP server: connections, who may call, and which part answers.
 //!
-//! HTTP/1.1 alone. Heads, connections and idle time are bounded; callers from inside
-//! the guest have a small share of connections, so that they cannot lock the host out.
+//! How it works: HTTP/1.1 alone. Heads, connections and idle time are bounded; callers from inside the guest have a
+//! small share of connections, so that they cannot lock the host out.
+//!
+//! Deliberately absent: TLS: the way here is the host's own socket.
 
 pub(crate) mod identity;
 mod json;

@@ -1,4 +1,8 @@
 //! Query strings: `a=b&c=d`, percent-encoded.
+//!
+//! How it works: split at `&` and `=`, percent and plus decoded; of several values the first.
+//!
+//! Deliberately absent: lists and nested names.
 
 use percent_encoding::percent_decode_str;
 

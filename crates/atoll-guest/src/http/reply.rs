@@ -1,4 +1,8 @@
 //! Answers: one body type for all routes, JSON, and errors.
+//!
+//! How it works: every route answers a [`Reply`] with a boxed body; an error is `{code, message}` under its own status.
+//!
+//! Deliberately absent: Connect's own errors; its library writes those.
 
 use std::io;
 

@@ -1,4 +1,9 @@
 //! Routes about the machine itself: `/health`, `/init`, `/metrics`, `/envs`.
+//!
+//! How it works: `/health` needs nothing. The first `/init` is free while no user code has run; later ones need the
+//! token, repair what a restore left behind and let user code go on.
+//!
+//! Deliberately absent: snapshots (`snapshot.rs`).
 
 use std::{
     collections::BTreeMap,

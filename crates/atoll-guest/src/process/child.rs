@@ -1,5 +1,10 @@
 //! A child by its pidfd: told when it ends, reaped exactly once, and never anybody
 //! else's child.
+//!
+//! How it works: a pidfd in the runtime tells of the end; the child is looked at without reaping and reaped once, by
+//! its pid.
+//!
+//! Deliberately absent: `tokio::process`, and SIGCHLD.
 #![expect(unsafe_code, reason = "pidfd_open, waitid, waitpid and the terminal's ioctls")]
 
 use std::{

@@ -1,4 +1,9 @@
 //! The event stream of one reader: start, output, keepalives, end.
+//!
+//! How it works: a reader's position in the record's output decides what comes next; silence is filled with keepalives,
+//! a gap is told.
+//!
+//! Deliberately absent: ending the process when its reader goes.
 
 use std::time::{Duration, Instant};
 
@@ -87,7 +92,11 @@ impl Follow {
             };
             match news {
                 Err(_) => return Ok(event(events::KeepAlive::default())),
-                Ok(News::Output(Piece::Gap { .. })) if !self.wishes.offsets => {}
+                Ok(News::Output(Piece::Gap { bytes, .. })) if !self.wishes.offsets => {
+                    self.phase = Phase::Over;
+                    let message = format!("{bytes} bytes of output are gone: this reader took nothing for too long");
+                    return Err(ConnectError::resource_exhausted(message));
+                }
                 Ok(News::Output(piece)) => return Ok(self.output(piece)),
                 Ok(News::End(end)) => {
                     self.phase = Phase::Over;

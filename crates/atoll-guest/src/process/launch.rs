@@ -1,9 +1,10 @@
 //! Fork and exec by hand: as another user, in a session and a cgroup of its own.
 //!
-//! The child does nothing but system calls on memory that was prepared before the
-//! fork. Why it failed comes back through a pipe that a successful exec closes.
-//! std's Command is not used: it reaps on its own terms, and cannot tell a missing
-//! program from a missing directory.
+//! How it works: the child does nothing but system calls on memory that was prepared before the fork. Why it failed
+//! comes back through a pipe that a successful exec closes.
+//!
+//! Deliberately absent: std's Command: it reaps on its own terms, and cannot tell a missing program from a missing
+//! directory.
 #![expect(unsafe_code, reason = "fork, exec and raw system calls")]
 
 use std::{

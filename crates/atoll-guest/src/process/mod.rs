@@ -1,8 +1,9 @@
 //! Processes: starting them, holding their output, telling how they ended.
 //!
-//! [`start`] makes one and leaves a task behind that owns it ([`tend`]); [`Table`]
-//! finds it again; [`service`] is the wire. No process depends on the request that
-//! started it.
+//! How it works: [`start`] makes one and leaves a task behind that owns it ([`tend`]); [`Table`] finds it again;
+//! [`service`] is the wire.
+//!
+//! Deliberately absent: a tie to the request that started it.
 
 pub(crate) mod child;
 mod follow;

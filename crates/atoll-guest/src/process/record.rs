@@ -1,9 +1,12 @@
 //! One process as the agent knows it: output, readers, input, end.
 //!
-//! A reader that keeps up loses nothing: when it is half a ring behind, reading the
-//! process's output waits for it, at most [`PATIENCE`]. A reader that does not move in
-//! that time is stalled; the process goes on without it, and it sees a gap. So one
-//! stalled reader costs a process one short pause, never more until it has taken a quarter of a ring.
+//! How it works: output never waits for a reader who can be told of gaps: the ring is all that is kept, and who is slower
+//! than that sees a gap. Waited for is only who asks ([`Pace::Waited`]: a pipe's reader, who wants every byte) and who
+//! knows no gaps (a client without Atoll's fields): when such a reader is half a ring behind, reading the process's
+//! output waits for it, at most [`PATIENCE`] without a move; then the process goes on without it until it has taken a
+//! quarter of a ring.
+//!
+//! Deliberately absent: output on disk.
 
 use std::{
     collections::BTreeMap,
@@ -28,9 +31,8 @@ use super::{
 };
 use crate::error::AgentError;
 
-/// How long output waits for a reader that does not move. Short, because a process must not pay for
-/// who watches it; not so short that a reader on a busy machine, which only waits for its turn, loses
-/// output that it would have taken.
+/// How long output waits for a reader that is to be waited for and does not move. Not so short that a reader on a
+/// busy machine, which only waits for its turn, loses output that it would have taken.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was asked to run.
@@ -80,9 +82,19 @@ struct Shared {
     reaped: bool,
 }
 
+/// Whether a process waits for a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Never: the reader is told what it missed.
+    Free,
+    /// As long as it moves.
+    Waited,
+}
+
 /// How far a reader has got.
 struct Mark {
     at: u64,
+    pace: Pace,
     stalled: bool,
     /// How much it has taken since it was found stalled.
     taken: u64,
@@ -152,7 +164,7 @@ impl Record {
         self.changed.send_replace(());
     }
 
-    /// Waits until every reader that moves is less than half a ring behind.
+    /// Waits until every reader that is to be waited for, and moves, is less than half a ring behind.
     pub(crate) async fn wait_for_readers(&self) {
         if self.closed.load(Ordering::Relaxed) || self.behind().is_empty() {
             return;
@@ -179,7 +191,7 @@ impl Record {
         shared
             .readers
             .iter()
-            .filter(|(_, mark)| !mark.stalled && end - mark.at > tolerated)
+            .filter(|(_, mark)| mark.pace == Pace::Waited && !mark.stalled && end - mark.at > tolerated)
             .map(|(id, mark)| (*id, mark.at))
             .collect()
     }
@@ -197,13 +209,13 @@ impl Record {
     }
 
     /// A reader from `offset` on (`None`: from now on).
-    pub(crate) fn reader(self: &Arc<Self>, offset: Option<u64>) -> Reader {
+    pub(crate) fn reader(self: &Arc<Self>, offset: Option<u64>, pace: Pace) -> Reader {
         let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
         let changed = self.changed.subscribe();
         let mut shared = self.lock();
         let end = shared.ring.end();
         let at = offset.map_or(end, |offset| offset.min(end));
-        shared.readers.insert(id, Mark { at, stalled: false, taken: 0 });
+        shared.readers.insert(id, Mark { at, pace, stalled: false, taken: 0 });
         drop(shared);
         Reader { record: Arc::clone(self), changed, id, at }
     }
@@ -339,5 +351,67 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.record.lock().readers.remove(&self.id);
         self.record.drained.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const CAPACITY: usize = 1 << 20;
+
+    fn record() -> Arc<Record> {
+        let config = Config { cmd: "x".into(), args: Vec::new(), envs: BTreeMap::new(), cwd: None };
+        Arc::new(Record::new(1, None, config, Input::None, CAPACITY))
+    }
+
+    /// Writes as `tend` does; false when that would have to wait.
+    fn write(record: &Record, bytes: usize) -> bool {
+        for _ in 0..bytes / 4096 {
+            if record.wait_for_readers().now_or_never().is_none() {
+                return false;
+            }
+            record.push(Source::Stdout, &[7; 4096]);
+        }
+        true
+    }
+
+    fn read(reader: &mut Reader) -> (u64, u64) {
+        let (mut bytes, mut missed) = (0, 0);
+        while let Some(News::Output(piece)) = reader.next().now_or_never() {
+            match piece {
+                Piece::Data { bytes: data, .. } => bytes += data.len() as u64,
+                Piece::Gap { bytes: gap, .. } => missed += gap,
+            }
+        }
+        (bytes, missed)
+    }
+
+    #[test]
+    fn a_reader_that_stalls_holds_nothing_back_and_bytes_plus_gaps_are_the_total() {
+        let record = record();
+        let mut stalled = record.reader(Some(0), Pace::Free);
+        assert!(write(&record, 100 << 20), "the process would have waited");
+        let (bytes, missed) = read(&mut stalled);
+        assert_eq!(bytes + missed, 100 << 20);
+        assert!(bytes >= CAPACITY as u64, "the last MiB is kept, {bytes} came");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_asks_is_waited_for_and_misses_nothing() {
+        let record = record();
+        let mut pipe = record.reader(Some(0), Pace::Waited);
+        assert!(!write(&record, CAPACITY), "it is more than half a ring behind");
+        let mut total = 0;
+        while total < 10 << 20 {
+            let (bytes, missed) = read(&mut pipe);
+            assert_eq!(missed, 0);
+            total += bytes;
+            write(&record, CAPACITY);
+        }
+        drop(pipe);
+        assert!(write(&record, 2 * CAPACITY), "who has gone is not waited for");
     }
 }

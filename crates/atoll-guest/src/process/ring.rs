@@ -1,8 +1,9 @@
 //! The last output of a process, with the byte offset of each piece.
 //!
-//! One counter runs over all output (both descriptors). What is older than the
-//! capacity is forgotten; a reader that comes too late is told how much it missed.
-//! Pure: no clocks, no waiting.
+//! How it works: one counter runs over all output (both descriptors). What is older than the capacity is forgotten; a
+//! reader that comes too late is told how much it missed.
+//!
+//! Deliberately absent: clocks and waiting.
 
 use std::collections::VecDeque;
 

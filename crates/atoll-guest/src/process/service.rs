@@ -1,4 +1,8 @@
 //! `process.Process` on the wire: from generated messages to [`super`] and back.
+//!
+//! How it works: each call checks its message, finds the process by pid or tag, and answers in the wire's types.
+//!
+//! Deliberately absent: rules; they are in the modules that it calls.
 
 use std::sync::Arc;
 
@@ -11,7 +15,7 @@ use futures_util::StreamExt;
 
 use super::{
     follow::{Wishes, follow},
-    record::{Config, Record},
+    record::{Config, Pace, Record},
     start::{self, Request},
     table::{Selector, Table},
 };
@@ -29,6 +33,11 @@ fn selector(selector: wire::ProcessSelector) -> Result<Selector, AgentError> {
         Some(process_selector::Selector::Tag(tag)) => Ok(Selector::Tag(tag)),
         None => Err(AgentError::Invalid("process names neither pid nor tag".into())),
     }
+}
+
+/// Who knows no gaps cannot be told what it missed, so the process waits for it too.
+fn pace(offsets: bool, backpressure: Option<bool>) -> Pace {
+    if offsets && !backpressure.unwrap_or(false) { Pace::Free } else { Pace::Waited }
 }
 
 fn terminal_size(pty: wire::PTY) -> (u16, u16) {
@@ -104,6 +113,7 @@ impl wire::Process for ProcessService {
     ) -> ServiceResult<ServiceStream<wire::StartResponse>> {
         let message = request.to_owned_message();
         let offsets = message.want_offsets.unwrap_or(false);
+        let pace = pace(offsets, message.backpressure);
         let request = self.request(&ctx, message)?;
         let (table, settings) = (Arc::clone(&self.table), Arc::clone(&self.settings));
         // On a task of its own: a caller that leaves now must not leave half a process.
@@ -114,7 +124,7 @@ impl wire::Process for ProcessService {
             .await
             .map_err(|_| ConnectError::internal("starting the process was interrupted"))??;
         let events = follow(
-            started.reader(Some(0)),
+            started.reader(Some(0), pace),
             Wishes { offsets, keepalive: identity::keepalive(&ctx), deadline: None, owns_deadline: true },
         );
         Ok(Response::stream(
@@ -130,7 +140,7 @@ impl wire::Process for ProcessService {
         let message = request.to_owned_message();
         let record = self.table.find(&selector(message.process.into_option().unwrap_or_default())?)?;
         let events = follow(
-            record.reader(message.offset),
+            record.reader(message.offset, pace(message.offset.is_some(), message.backpressure)),
             Wishes {
                 offsets: message.offset.is_some(),
                 keepalive: identity::keepalive(&ctx),

@@ -1,4 +1,9 @@
 //! From a request to a running process.
+//!
+//! How it works: user, directory, environment and candidates of the program are settled first; then pipes or a
+//! terminal, a group, the fork, and a task that owns the child.
+//!
+//! Deliberately absent: a shell.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,10 @@
 //! All processes that were started here: the running ones, and for half a minute the
 //! ended ones, so that a late reader still learns how it went.
+//!
+//! How it works: one map under one lock; memory for output is shared out by how many run, and ended ones go by age,
+//! number and size.
+//!
+//! Deliberately absent: processes that user code started by itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},

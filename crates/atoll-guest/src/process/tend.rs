@@ -1,8 +1,10 @@
 //! The task that owns a process: reads its output, kills it at its deadline, reaps it.
 //!
-//! The end is told when the process has ended and its output has been read. A child
-//! in the background may hold the output open: that is waited for only briefly, and
-//! the pipe is read on (and thrown away) so that the child never meets a broken one.
+//! How it works: the end is told when the process has ended and its output has been read. A child in the background may
+//! hold the output open: that is waited for only briefly, and the pipe is read on (and thrown away) so that the child
+//! never meets a broken one.
+//!
+//! Deliberately absent: restarting anything.
 
 use std::{
     future::poll_fn,
@@ -133,7 +135,11 @@ async fn copy(mut outputs: Vec<Output>, record: &Record) {
     loop {
         record.wait_for_readers().await;
         match read_any(&mut outputs, &mut buffer).await {
-            Some((source, length)) => record.push(source, &buffer[..length]),
+            Some((source, length)) => {
+                record.push(source, &buffer[..length]);
+                // Readers take their turn at every piece: only one that cannot send on falls behind.
+                tokio::task::yield_now().await;
+            }
             None => return,
         }
     }

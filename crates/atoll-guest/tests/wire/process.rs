@@ -175,9 +175,11 @@ async fn a_terminal_has_a_size_and_can_be_resized() {
 }
 
 #[tokio::test]
-async fn a_reader_that_keeps_up_misses_nothing() {
+async fn a_reader_that_asks_for_it_misses_nothing() {
     let agent = Agent::start();
-    let done = run(&agent.client(), &shell("head -c 64000000 /dev/zero")).await.unwrap();
+    let mut start = shell("head -c 64000000 /dev/zero");
+    start.backpressure = true;
+    let done = run(&agent.client(), &start).await.unwrap();
     assert_eq!((done.stdout.len(), done.missed, done.exit_code), (64_000_000, 0, Some(0)));
 }
 

@@ -430,7 +430,9 @@ fn shown(state: State) -> HostSandboxState {
         State::Pausing | State::Settling => HostSandboxState::Pausing,
         State::Paused | State::CopyingPaused => HostSandboxState::Paused,
         State::Resuming => HostSandboxState::Resuming,
-        State::Cancelling | State::Releasing | State::Stuck | State::Gone => HostSandboxState::Stopping,
+        State::Cancelling | State::Releasing | State::Gone => HostSandboxState::Stopping,
+        // Seen in the host's list, so that whoever compares it with the records destroys it again.
+        State::Stuck => HostSandboxState::Stuck,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Building the jail and starting the VMM in it.
 //!
-//! How it works, in this order, because each step needs what a later one gives up:
+//! How it works: in this order, because each step needs what a later one gives up:
 //! 1. in the host's network: the socket that is served, the resolvers' sockets;
 //! 2. the cgroups, the disks, the memory file: everything of the sandbox becomes a descriptor;
 //! 3. in the sandbox's network: the TAP, the DNS socket; sockets made later belong to it too;

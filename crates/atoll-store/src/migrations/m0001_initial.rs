@@ -1,4 +1,8 @@
 //! Accounts, hosts, sandboxes, the audit log, calls under way.
+//!
+//! How it works: one list of statements, run once, in SQL that SQLite and PostgreSQL share.
+//!
+//! Deliberately absent: a way back.
 
 use sea_orm_migration::prelude::*;
 

@@ -1,4 +1,8 @@
 //! Requests that were made under an idempotency key.
+//!
+//! How it works: one table, keyed by team, route and key, with an index by age.
+//!
+//! Deliberately absent: answers; they are written anew from what was made.
 
 use sea_orm_migration::prelude::*;
 

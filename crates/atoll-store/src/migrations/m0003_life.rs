@@ -1,4 +1,8 @@
 //! What a sandbox's life needs: its limits, what is kept of a paused one, templates, metric points, and what happened to it.
+//!
+//! How it works: columns are added and tables made; what an older binary does not know has a default.
+//!
+//! Deliberately absent: a way back.
 
 use sea_orm_migration::prelude::*;
 

@@ -2,6 +2,8 @@
 //!
 //! How it works: append-only; a released migration is never edited. A change that an older binary must survive is made in two: first
 //! what is added, a release later what is taken away.
+//!
+//! Deliberately absent: going back: an older binary refuses a newer schema.
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 

@@ -1,8 +1,13 @@
 //! Running commands.
+//!
+//! How it works: the body becomes the control plane's input; an exec is awaited, one in the background answers with its
+//! tag, a stream becomes a WebSocket.
+//!
+//! Deliberately absent: shells, and decisions of any kind.
 
 use atoll_api::{BackgroundResponse, ExecRequest, ExecResponse, Problem};
 use atoll_control::Once;
-use atoll_control::sandboxes::{ExecInput, StartInput, Started};
+use atoll_control::sandboxes::{ExecInput, FollowFrom, StartInput, Started};
 use atoll_domain::{Invalid, Principal};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -82,6 +87,7 @@ async fn background(
         timeout_sec: request.timeout_sec,
         stdin: false,
         pty: None,
+        backpressure: false,
     };
     let done = web.control.start_background(caller, &id, input, once).await?;
     let Started { pid, tag } = done.value;
@@ -100,6 +106,9 @@ struct StreamQuery {
     tag: Option<String>,
     /// From this byte of its output on; absent means all that is kept.
     offset: Option<u64>,
+    /// The process waits for this reader while it takes what comes, instead of leaving gaps.
+    #[serde(default)]
+    backpressure: bool,
 }
 
 /// Runs a command and streams its output over a WebSocket.
@@ -123,7 +132,10 @@ async fn exec_stream(
 ) -> Result<Response, WebError> {
     let permit = web.control.open_stream(&caller, &id).await?;
     let which = match query.tag {
-        Some(process) => Which::Running { process, offset: query.offset.unwrap_or(0) },
+        Some(process) => {
+            let from = FollowFrom { offset: query.offset.unwrap_or(0), backpressure: query.backpressure };
+            Which::Running { process, from }
+        }
         None => Which::New,
     };
     let follow = Follow { control: web.control, caller, id, which, permit };

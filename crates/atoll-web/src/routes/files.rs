@@ -1,4 +1,8 @@
 //! Files of a sandbox.
+//!
+//! How it works: contents pass through piece by piece, both ways; a form's `path` comes before its `file`.
+//!
+//! Deliberately absent: holding a file in memory.
 
 use atoll_api::{FileWrite, Problem, ReadFileRequest};
 use atoll_domain::Principal;

@@ -1,4 +1,8 @@
-//! Whether Atoll answers. Needs no key and waits for nothing.
+//! Whether Atoll answers.
+//!
+//! How it works: it needs no key and waits for nothing.
+//!
+//! Deliberately absent: the state of hosts and images.
 
 use atoll_api::Health;
 use axum::Json;

@@ -1,4 +1,8 @@
 //! What a sandbox used and what happened to it.
+//!
+//! How it works: queries are checked by the control plane, answers written in the API's types.
+//!
+//! Deliberately absent: metrics of Atoll itself (`system.rs`).
 
 use atoll_api::{Problem, SandboxEvent, SandboxMetrics};
 use axum::extract::State;

@@ -1,4 +1,8 @@
 //! What a sandbox's machine and agent say.
+//!
+//! How it works: the console's last 256 KiB, as they are; the agent's own lines are those with its mark.
+//!
+//! Deliberately absent: following, and taking escapes out: a client that prints to a terminal does.
 
 use atoll_api::Problem;
 use axum::extract::State;

@@ -1,6 +1,11 @@
 //! Processes that run in a sandbox.
+//!
+//! How it works: a process is named by pid or tag in the path; its stream is the same as an exec's.
+//!
+//! Deliberately absent: processes that the guest started by itself.
 
 use atoll_api::{Problem, ProcessList};
+use atoll_control::sandboxes::FollowFrom;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -77,6 +82,9 @@ async fn kill(
 struct OffsetQuery {
     /// From this byte of its output on; absent means all that is kept.
     offset: Option<u64>,
+    /// The process waits for this reader while it takes what comes, instead of leaving gaps.
+    #[serde(default)]
+    backpressure: bool,
 }
 
 /// Streams a process's output over a WebSocket, in the frames of `/exec/stream`. `stop` kills it.
@@ -100,7 +108,8 @@ async fn stream(
     upgrade: Upgrade,
 ) -> Result<Response, WebError> {
     let permit = web.control.open_stream(&caller, &id).await?;
-    let which = Which::Running { process, offset: query.offset.unwrap_or(0) };
+    let from = FollowFrom { offset: query.offset.unwrap_or(0), backpressure: query.backpressure };
+    let which = Which::Running { process, from };
     let follow = Follow { control: web.control, caller, id, which, permit };
     Ok(upgrade.run(|reader, writer| follow.run(reader, writer)))
 }

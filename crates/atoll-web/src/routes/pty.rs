@@ -1,4 +1,9 @@
 //! Terminals.
+//!
+//! How it works: the upgrade is answered at once, and the first frame says whether a terminal is started or come back
+//! to.
+//!
+//! Deliberately absent: the session (`terminal.rs`).
 
 use std::sync::atomic::AtomicBool;
 

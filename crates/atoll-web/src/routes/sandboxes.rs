@@ -1,4 +1,9 @@
 //! Making, looking at and ending sandboxes.
+//!
+//! How it works: bodies become the control plane's input, records the API's types; those that wait for a host have
+//! longer deadlines.
+//!
+//! Deliberately absent: rules and defaults.
 
 use atoll_api::{CreateSandboxRequest, NEXT_CURSOR, Problem, Sandbox};
 use atoll_control::sandboxes::{CreateInput, on_expiry};
@@ -11,10 +16,10 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::pauses::moment;
 use crate::caller::Caller;
 use crate::error::WebError;
 use crate::extract::{IdempotencyKey, Json, Path, Query, mark_replayed};
-use super::pauses::moment;
 use crate::{Web, render};
 
 /// Routes that ask only the database.

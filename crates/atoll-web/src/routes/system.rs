@@ -1,4 +1,9 @@
 //! Atoll's own numbers, and the documentation of its API.
+//!
+//! How it works: numbers in Prometheus' text form; the document is made from the routes once and served as JSON, YAML
+//! and a page.
+//!
+//! Deliberately absent: numbers of single sandboxes (`life.rs`).
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,8 @@
 //! The file tree of a sandbox.
+//!
+//! How it works: paths go to the guest's agent as they are; its refusals become problems by their type.
+//!
+//! Deliberately absent: contents (`files.rs`).
 
 use atoll_api::{EntryList, EntryResponse, ListFilesRequest, MoveRequest, PathRequest, Problem};
 use axum::extract::State;

@@ -83,7 +83,11 @@ async fn limits_are_given_at_create_and_changed_one_by_one() {
     assert_eq!((&changed["timeout_sec"], &changed["on_expiry"]), (&json!(0), &json!("destroy")));
     assert!(changed["end_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(patch(&service, &path, json!({})).await.json()["end_at"], changed["end_at"], "absent stays");
-    assert_eq!(patch(&service, &path, json!({ "end_at": null })).await.json()["end_at"], Value::Null, "null takes it away");
+    assert_eq!(
+        patch(&service, &path, json!({ "end_at": null })).await.json()["end_at"],
+        Value::Null,
+        "null takes it away"
+    );
     for (body, pointer) in [
         (json!({ "end_at": "tomorrow" }), "/end_at"),
         (json!({ "end_at": "2001-01-01T00:00:00Z" }), "/end_at"),

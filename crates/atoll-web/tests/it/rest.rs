@@ -119,6 +119,33 @@ async fn a_request_keeps_its_name() {
 }
 
 #[tokio::test]
+async fn a_secret_in_the_wrong_place_is_not_told_again() {
+    let (service, id) = Service::with_sandbox().await;
+    let (create, exec) = ("/v1/sandboxes".to_owned(), format!("/v1/sandboxes/{id}/exec"));
+    for (path, body) in [
+        (&create, r#"{"envs":"hunter2"}"#),
+        (&create, r#"{"envs":"a, expected hunter2, expected b"}"#),
+        (&create, r#"{"envs":{"TOKEN":["hunter2"]}}"#),
+        (&create, r#"{"envs":{"TOKEN=hunter2":""}}"#),
+        (&create, r#"{"envs":{"TOKEN":"hunter2\u0000"}}"#),
+        (&create, r#"{"envs":{"TOKEN":"hunter2"#),
+        (&create, r#"{"envs":{"TOKEN":hunter2}}"#),
+        (&create, r#"{"vcpus":"hunter2"}"#),
+        (&create, r#"{"metadata":{"a":{"hunter2":"hunter2"}}}"#),
+        (&create, r#""hunter2""#),
+        (&create, r#"["hunter2"]"#),
+        (&create, r#"{} "hunter2""#),
+        (&exec, r#"{"cmd":"true","args":"hunter2"}"#),
+        (&exec, r#"{"cmd":"true","background":"hunter2"}"#),
+        (&exec, r#"{"cmd":"true","envs":{"TOKEN":{"a":"hunter2"}}}"#),
+    ] {
+        let answer = service.post(path, body).await;
+        assert_eq!(answer.status, 400, "{body}: {answer:?}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("hunter2"), "{body}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_inside_of_a_host_stays_inside() {
     let (service, id) = Service::with_sandbox().await;
     service.fail_next(HostError::Failed("/secret/path: permission denied".into()));
@@ -126,6 +153,17 @@ async fn the_inside_of_a_host_stays_inside() {
     answer.problem(502, "agent_error");
     assert!(!String::from_utf8_lossy(&answer.body).contains("secret"), "{answer:?}");
     assert_eq!(service.get(&format!("/v1/sandboxes/{id}")).await.json()["status"], "running", "it keeps its state");
+    for error in [HostError::Failed("/secret/path".into()), HostError::Unavailable("at /secret/socket".into())] {
+        service.fail_next(error);
+        let answer = service.post("/v1/sandboxes", "{}").await;
+        assert!(answer.status.is_server_error(), "{answer:?}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("secret"), "{answer:?}");
+    }
+    for path in [format!("/v1/sandboxes/{id}"), format!("/v1/sandboxes/{id}/events"), "/v1/sandboxes".into()] {
+        let answer = service.get(&path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("secret"), "{answer:?}");
+    }
     service.fail_next(HostError::MissingTool { what: "qemu".into(), remedy: "apt install qemu".into() });
     let problem = service.post("/v1/sandboxes", "{}").await.problem(503, "host_unavailable");
     assert!(problem["detail"].as_str().unwrap().contains("apt install qemu"), "{problem}");

@@ -94,7 +94,7 @@ async fn a_lost_connection_leaves_the_process_and_its_reader_comes_back() {
 async fn a_reader_that_stalls_slows_nobody_and_hears_of_every_byte() {
     let (service, id) = Service::with_sandbox().await;
     let mark = service.dir.path().join("written");
-    let line = format!("head -c 40000000 /dev/zero | tr '\\0' x; touch {}", mark.display());
+    let line = format!("head -c 104857600 /dev/zero | tr '\\0' x; touch {}", mark.display());
     let (mut socket, _) = begin(&service, &id, shell(&line)).await;
     eventually("it wrote all of it while nobody read", async || mark.exists()).await;
     let (mut heard, mut lost) = (0, 0);
@@ -108,8 +108,20 @@ async fn a_reader_that_stalls_slows_nobody_and_hears_of_every_byte() {
             other => assert_eq!(other, "exit", "{frame}"),
         }
     }
-    assert_eq!(heard + lost, 40_000_000);
+    assert_eq!(heard + lost, 100 << 20);
     assert!(lost > 0, "more than is kept was written");
+}
+
+#[tokio::test]
+async fn a_reader_that_wants_every_byte_is_waited_for() {
+    let (service, id) = Service::with_sandbox().await;
+    let mut start = shell("head -c 20000000 /dev/zero | tr '\\0' x");
+    start["backpressure"] = json!(true);
+    let (mut socket, _) = begin(&service, &id, start).await;
+    let frames = socket.rest().await;
+    let heard: usize = frames.iter().filter(|frame| frame["type"] == "stdout").map(|frame| bytes(frame).len()).sum();
+    assert_eq!(heard, 20_000_000);
+    assert!(frames.iter().all(|frame| frame["type"] != "gap"));
 }
 
 #[tokio::test]

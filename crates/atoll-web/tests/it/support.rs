@@ -12,8 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use atoll_control::{Control, SealingKey};
+use atoll_control::SealingKey;
 use atoll_control::ports::{HostDriver, SystemClock};
+use atoll_control::{Control, RequestKey};
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
@@ -230,9 +231,7 @@ impl HostDriver for AgentHost {
     }
 
     fn secrets(&self, _: SandboxId) -> BoxFuture<'_, Result<SandboxSecrets, HostError>> {
-        Box::pin(async {
-            Ok(SandboxSecrets { token: GuestToken::from_random([1; 32]), envs: BTreeMap::new() })
-        })
+        Box::pin(async { Ok(SandboxSecrets { token: GuestToken::from_random([1; 32]), envs: BTreeMap::new() }) })
     }
 
     fn console(&self, _: SandboxId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
@@ -251,6 +250,10 @@ impl HostDriver for AgentHost {
         let (send, receive) = mpsc::channel(1);
         self.events.lock().unwrap().push(send);
         Box::pin(async { Ok(receive) })
+    }
+
+    fn latest_event(&self) -> BoxFuture<'_, Result<EventSeq, HostError>> {
+        Box::pin(async { Ok(EventSeq(0)) })
     }
 
     fn acknowledge(&self, _: EventSeq) -> BoxFuture<'_, Result<(), HostError>> {
@@ -306,7 +309,10 @@ impl Service {
             events: Mutex::default(),
         });
         let driver: Arc<dyn HostDriver> = host.clone();
-        let (control, first) = Control::start(store, driver, Arc::new(SystemClock), SealingKey::new([9; 32])).await.unwrap();
+        let (control, first) =
+            Control::start(store, driver, Arc::new(SystemClock), RequestKey::new([7; 32]), SealingKey::new([9; 32]))
+                .await
+                .unwrap();
         let web = Web { control, version: "0.0.0-test" };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,8 @@
 //! `atoll completion`
+//!
+//! How it works: clap writes the script from the same definitions as the help.
+//!
+//! Deliberately absent: installing it.
 
 use anyhow::Result;
 use clap::CommandFactory as _;

@@ -180,7 +180,7 @@ async fn upload_folder(client: &Client, id: &str, local: PathBuf, target: &str, 
 
 fn sh(script: &str, argument: &str) -> StreamStart {
     let args = ["-c", script, "sh", argument].map(str::to_owned).to_vec();
-    StreamStart { cmd: "sh".into(), args, ..StreamStart::default() }
+    StreamStart { cmd: "sh".into(), args, backpressure: true, ..StreamStart::default() }
 }
 
 /// `tar` in the sandbox.

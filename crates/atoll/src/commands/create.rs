@@ -1,4 +1,9 @@
 //! `atoll create`
+//!
+//! How it works: the flags become a request; the id is printed when the sandbox runs, the phases of its start are told
+//! beside it.
+//!
+//! Deliberately absent: a program to run (`atoll run`).
 
 use anyhow::Result;
 use atoll_api::{CreateSandboxRequest, Sandbox};

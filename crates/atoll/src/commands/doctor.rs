@@ -1,4 +1,9 @@
 //! `atoll doctor`.
+//!
+//! How it works: every check of `doctor/` is run and printed; one that keeps sandboxes from running makes the exit
+//! code.
+//!
+//! Deliberately absent: mending anything.
 
 use anyhow::{Result, bail};
 

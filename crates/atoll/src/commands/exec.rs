@@ -91,6 +91,8 @@ pub(crate) async fn follow(
         tag: None,
         timeout_sec: request.timeout_sec,
         stdin: interactive,
+        // As at a pipe: whoever reads here wants every byte.
+        backpressure: true,
     };
     let input = interactive.then(Input::stdin).transpose().context("standard input cannot be read")?;
     let mut program = Followed { stream: client.exec_stream(id, start).await?, input, tag: None };

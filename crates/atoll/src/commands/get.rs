@@ -1,4 +1,8 @@
 //! `atoll get`
+//!
+//! How it works: one sandbox by the beginning of its id: a line a fact, its id alone, or JSON.
+//!
+//! Deliberately absent: secrets: no answer holds any.
 
 use anyhow::Result;
 use atoll_api::Sandbox;

@@ -1,4 +1,8 @@
 //! `atoll ls`
+//!
+//! How it works: all pages, then a table on a terminal, tabs and plain numbers in a pipe, JSON when asked.
+//!
+//! Deliberately absent: sandboxes that are over.
 
 use anyhow::Result;
 use atoll_api::Sandbox;

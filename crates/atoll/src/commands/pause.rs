@@ -64,7 +64,8 @@ pub(crate) async fn resume(client: &Client, global: &Global, args: &ResumeArgs) 
 pub(crate) fn kept(paused: &Paused) -> String {
     let what = if paused.mode == "disk" { "its disk alone" } else { "memory and disk" };
     let took = paused.took_ms.map(|ms| format!(" in {}", duration(ms))).unwrap_or_default();
-    let unquiesced = if paused.quiesced { "" } else { "; its agent did not answer, so it can be resumed and not copied" };
+    let unquiesced =
+        if paused.quiesced { "" } else { "; its agent did not answer, so it can be resumed and not copied" };
     format!("{what}, {} written{took}{unquiesced}", size(paused.bytes))
 }
 

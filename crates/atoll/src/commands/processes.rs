@@ -1,4 +1,8 @@
 //! `atoll ps` and `atoll kill`
+//!
+//! How it works: what the server lists, with names from the guest made harmless; signals go by pid or tag.
+//!
+//! Deliberately absent: processes that the guest started by itself.
 
 use anyhow::Result;
 use atoll_api::Process;

@@ -1,4 +1,9 @@
 //! `atoll rm`
+//!
+//! How it works: each id in turn; one that fails is told and does not keep the others from it, but it makes the exit
+//! code.
+//!
+//! Deliberately absent: patterns.
 
 use anyhow::Result;
 use atoll_client::Client;

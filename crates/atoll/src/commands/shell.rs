@@ -62,8 +62,15 @@ fn start(command: &[String], env: &[String], cwd: Option<&String>, user: Option<
     }
     let (cols, rows) = size().unwrap_or(DEFAULT_SIZE);
     let mut words = command.iter().cloned();
-    let mut start =
-        PtyStart { cols, rows, envs: Some(envs), cwd: cwd.cloned(), user: user.cloned(), ..PtyStart::default() };
+    let mut start = PtyStart {
+        cols,
+        rows,
+        envs: Some(envs),
+        cwd: cwd.cloned(),
+        user: user.cloned(),
+        backpressure: true,
+        ..PtyStart::default()
+    };
     if let Some(program) = words.next() {
         start.cmd = program;
         start.args = words.collect();

@@ -91,6 +91,10 @@ impl HostDriver for InProcess {
         ready(Ok(self.0.watch(from))).boxed()
     }
 
+    fn latest_event(&self) -> BoxFuture<'_, Result<EventSeq, HostError>> {
+        ready(Ok(self.0.latest_event())).boxed()
+    }
+
     fn acknowledge(&self, seq: EventSeq) -> BoxFuture<'_, Result<(), HostError>> {
         self.0.acknowledge(seq).boxed()
     }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::InProcess;
 use super::first_start::FirstStart;
 use super::local_socket::{self, LocalSocket};
-use super::{admin_file, first_start, sealing_key};
+use super::{admin_file, first_start, request_key, sealing_key};
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.
@@ -134,7 +134,8 @@ async fn serve(
     beginning: FirstStart,
 ) -> Result<Instance> {
     let driver = Arc::new(InProcess(agent.clone()));
-    let (control, first) = Control::start(store, driver, Arc::new(SystemClock), sealing_key::ensure(data)?).await?;
+    let (requests, sealing) = (request_key::open(data)?, sealing_key::ensure(data)?);
+    let (control, first) = Control::start(store, driver, Arc::new(SystemClock), requests, sealing).await?;
     let url = listener.as_ref().map(|listener| anyhow::Ok(url(listener.local_addr()?))).transpose()?;
     if let Some(url) = &url {
         admin_file::write(data, url, first)?;

@@ -12,6 +12,7 @@ mod first_start;
 pub(crate) mod instance;
 mod local_socket;
 pub(crate) mod logs;
+mod request_key;
 mod sealing_key;
 mod signals;
 

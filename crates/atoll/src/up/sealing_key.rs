@@ -22,7 +22,11 @@ pub(crate) fn ensure(data: &Path) -> Result<SealingKey> {
     match fs::read(&path) {
         Ok(bytes) => match <[u8; 32]>::try_from(bytes) {
             Ok(key) => Ok(SealingKey::new(key)),
-            Err(bytes) => bail!("{} holds {} bytes instead of 32: put the right file back, or move it away", path.display(), bytes.len()),
+            Err(bytes) => bail!(
+                "{} holds {} bytes instead of 32: put the right file back, or move it away",
+                path.display(),
+                bytes.len()
+            ),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut key = [0; 32];

@@ -98,8 +98,7 @@ async fn a_use_keeps_it_alive_beyond_its_timeout() {
 #[tokio::test]
 async fn a_deadline_that_is_to_destroy_it_does() {
     let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3600);
-    let request =
-        CreateSandboxRequest { end_at: Some(end.to_string()), on_expiry: Some("destroy".into()), ..small() };
+    let request = CreateSandboxRequest { end_at: Some(end.to_string()), on_expiry: Some("destroy".into()), ..small() };
     let guest = Guest::on(shared(), &request).await;
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
     let change = UpdateSandboxRequest { end_at: Some(Some(soon.to_string())), ..Default::default() };

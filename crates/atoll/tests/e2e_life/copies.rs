@@ -69,7 +69,7 @@ async fn a_create_restores_a_golden_and_outlives_it() {
     })
     .await;
     let disk = atoll_domain::validate::DEFAULT_DISK_MB;
-    let mut sandbox = scene.create(|request| request.spec.shape.disk_mb = disk).await;
+    let sandbox = scene.create(|request| request.spec.shape.disk_mb = disk).await;
     let facts = scene.host.inspect(sandbox.id.clone()).await.unwrap();
     println!("{:?}", facts.phases);
     assert!(facts.phases.iter().any(|phase| phase.name == "restore"), "{:?}", facts.phases);

@@ -100,10 +100,6 @@ impl Scene {
     fn root(&self) -> PathBuf {
         self.dir.path().join("data")
     }
-
-    pub(crate) fn directory(&self, id: &SandboxId) -> PathBuf {
-        self.root().join("sandboxes").join(id.as_str())
-    }
 }
 
 /// A sandbox of a test.
