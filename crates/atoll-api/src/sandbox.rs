@@ -282,4 +282,20 @@ pub struct CreateSandboxRequest {
     /// Labels: at most 32, keys and values of at most 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
+    /// A kernel of one's own: absolute path on the host of a vmlinux or bzImage. Over the data directory's socket alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// A root file system of one's own: absolute path on the host of an ext4 image. Over the data directory's socket alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
+    /// Serves the guest's agent to every program of the host, on a fixed loopback port, as long as the sandbox and this Atoll
+    /// run. One sandbox at a time; over the data directory's socket alone.
+    #[serde(skip_serializing_if = "is_false")]
+    pub debug_port: bool,
+}
+
+// serde hands a reference to it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -137,11 +137,11 @@ pub fn allocated_bytes(path: &Path) -> Result<u64, DiskError> {
     Ok(meta.blocks() * 512)
 }
 
-fn clone_file(source: &File, target: &File) -> bool {
+pub(crate) fn clone_file(source: &File, target: &File) -> bool {
     rustix::fs::ioctl_ficlone(target, source).is_ok()
 }
 
-fn copy_sparse(mut source: File, mut target: File) -> std::io::Result<()> {
+pub(crate) fn copy_sparse(mut source: File, mut target: File) -> std::io::Result<()> {
     let length = source.metadata()?.len();
     target.set_len(length)?;
     let end = i64::try_from(length).unwrap_or(i64::MAX);

@@ -71,6 +71,16 @@ pub enum DiskError {
         /// Why.
         why: String,
     },
+    /// A file that the machine's owner gave cannot be used.
+    #[error("{} cannot be used as {field}: {why}", path.display())]
+    Unusable {
+        /// `kernel` or `rootfs`.
+        field: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Nothing was found where something must be.
     #[error("{0}")]
     Missing(String),

@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod initramfs;
 mod kernel;
+mod own;
 mod progress;
 
 pub use apt::{Source, machine_sources, parse_deb822, parse_one_line};
@@ -23,4 +24,5 @@ pub use error::DiskError;
 pub use image::{Image, TEMPLATES, ensure_template, resolve_template};
 pub use initramfs::{cpio, ensure_initramfs};
 pub use kernel::{Kernel, ensure_kernel, extract_vmlinux};
+pub use own::{take_kernel, take_rootfs};
 pub use progress::{Progress, ProgressEvent, Silent};

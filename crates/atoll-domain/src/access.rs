@@ -92,11 +92,13 @@ pub enum Action {
     SeeHostFacts,
     /// Give paths on the host (kernel, rootfs).
     UseHostPaths,
+    /// Open a sandbox's agent to every program of the machine.
+    OpenDebugPort,
 }
 
 impl Action {
     /// Every action, for tests that walk the matrix.
-    pub const ALL: [Self; 3] = [Self::UseSandboxes, Self::SeeHostFacts, Self::UseHostPaths];
+    pub const ALL: [Self; 4] = [Self::UseSandboxes, Self::SeeHostFacts, Self::UseHostPaths, Self::OpenDebugPort];
 }
 
 /// The matrix.
@@ -104,7 +106,7 @@ pub fn allows(principal: &Principal, action: Action) -> bool {
     match (principal, action) {
         (Principal::System | Principal::Local { .. }, _) => true,
         (Principal::User { .. } | Principal::ApiKey { .. }, Action::UseSandboxes) => true,
-        (Principal::User { is_admin, .. }, Action::SeeHostFacts | Action::UseHostPaths) => *is_admin,
-        (Principal::ApiKey { .. }, Action::SeeHostFacts | Action::UseHostPaths) => false,
+        (Principal::User { is_admin, .. }, _) => *is_admin,
+        (Principal::ApiKey { .. }, Action::SeeHostFacts | Action::UseHostPaths | Action::OpenDebugPort) => false,
     }
 }

@@ -92,7 +92,31 @@ pub struct SandboxSpec {
     /// Whether it must boot, though a golden could be restored.
     #[serde(default)]
     pub cold: bool,
+    /// What stands in for the template's files.
+    #[serde(default, skip_serializing_if = "OwnFiles::is_empty")]
+    pub own: OwnFiles,
 }
+
+/// Files of the machine's owner that stand in for Atoll's: absolute paths on the host, copied when the sandbox is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnFiles {
+    /// A kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// An ext4 image for the template's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
+}
+
+impl OwnFiles {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.kernel.is_none() && self.rootfs.is_none()
+    }
+}
+
+/// The template's name of a sandbox with a root file system of its owner.
+pub const OWN_TEMPLATE: &str = "own";
 
 impl HostError {
     /// What the sandbox's owner is told: what is the inside of a host stays in its log.

@@ -288,6 +288,20 @@ pub fn path(field: &str, value: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// A file of the host, for those who may name one.
+pub fn host_path(field: &str, value: &str) -> Result<(), Invalid> {
+    if !value.starts_with('/') {
+        return Err(Invalid::new(field, "malformed", "name a file of the host by its absolute path"));
+    }
+    if value.len() > MAX_PATH_BYTES {
+        return Err(Invalid::new(field, "out_of_range", format!("{} bytes; at most {MAX_PATH_BYTES}", value.len())));
+    }
+    if value.contains('\0') {
+        return Err(Invalid::new(field, "malformed", "a path holds no NUL byte"));
+    }
+    Ok(())
+}
+
 /// A user name in a guest.
 pub fn user(value: &str) -> Result<(), Invalid> {
     let good = !value.is_empty()

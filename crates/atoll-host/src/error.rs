@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use atoll_disk::DiskError;
+use atoll_domain::Invalid;
 use atoll_domain::host::HostError;
 use atoll_keeper::KeeperError;
 use atoll_keeper::client::ClientError;
@@ -115,6 +116,7 @@ pub(crate) fn from_disk(error: DiskError) -> HostError {
             HostError::MissingTool { what: tool, remedy: format!("apt-get install {package}") }
         }
         DiskError::UnknownTemplate { name, known } => HostError::UnknownTemplate { name, known },
+        DiskError::Unusable { field, .. } => HostError::Invalid(Invalid::new(field, "unusable", error.to_string())),
         other => failed(&other),
     }
 }

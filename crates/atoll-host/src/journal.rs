@@ -395,7 +395,7 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_domain::host::EventSeq;
+    use atoll_domain::host::{EventSeq, OwnFiles};
     use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
 
     fn first() -> Entry {
@@ -409,6 +409,7 @@ mod tests {
             lifetime: atoll_domain::ttl::Lifetime::default(),
             snapshot: None,
             cold: false,
+            own: OwnFiles::default(),
         };
         Entry::Create { call, spec }
     }

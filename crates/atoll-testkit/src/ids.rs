@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_domain::host::{Call, CreateSandbox, GuestToken, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{Call, CreateSandbox, GuestToken, OwnFiles, SandboxSecrets, SandboxSpec};
 use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
 
 /// So many random bytes.
@@ -37,6 +37,7 @@ pub fn request(id: &SandboxId) -> CreateSandbox {
         lifetime: atoll_domain::ttl::Lifetime::default(),
         snapshot: None,
         cold: false,
+        own: OwnFiles::default(),
     };
     let envs = BTreeMap::from([("GREETING".to_owned(), "hello".to_owned())]);
     CreateSandbox { spec, secrets: SandboxSecrets { token: GuestToken::from_random(random()), envs }, inherited: None }

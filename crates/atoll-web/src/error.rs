@@ -36,6 +36,9 @@ pub(crate) enum WebError {
     MethodNotAllowed,
     #[error("this took longer than {0} s")]
     Deadline(u64),
+    /// The debug port is another sandbox's, or another program's.
+    #[error("{0}")]
+    DebugPort(String),
     #[error("a handler panicked")]
     Panic,
 }
@@ -165,6 +168,7 @@ impl WebError {
                 shape(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, "Another method is needed")
             }
             Self::Deadline(_) => TIMEOUT,
+            Self::DebugPort(_) => shape(StatusCode::CONFLICT, ErrorCode::Conflict, "The debug port is taken"),
             Self::Panic => hidden(INTERNAL, IN_LOG),
         }
     }

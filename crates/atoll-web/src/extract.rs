@@ -173,6 +173,11 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 }
 
 impl IdempotencyKey {
+    /// The key itself.
+    pub(crate) fn text(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
     /// With the request that it is for.
     pub(crate) fn of(&self, request: &impl serde::Serialize) -> Result<Option<Once>, WebError> {
         let Some(key) = &self.0 else { return Ok(None) };

@@ -9,6 +9,7 @@
 
 mod answer;
 mod caller;
+mod debug_port;
 mod docs;
 mod error;
 mod extract;
@@ -24,6 +25,7 @@ mod upload;
 
 use atoll_control::Control;
 
+pub use debug_port::DebugPort;
 pub use routes::openapi;
 pub use serve::{serve_local, serve_tcp};
 
@@ -34,4 +36,6 @@ pub struct Web {
     pub control: Control,
     /// Version of Atoll, as `/health` tells it.
     pub version: &'static str,
+    /// Where one sandbox's agent is served to this machine, if one asks for it.
+    pub debug_port: DebugPort,
 }

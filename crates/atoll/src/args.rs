@@ -166,6 +166,12 @@ pub(crate) struct ShapeArgs {
     /// Environment variable of every program in it; repeatable
     #[arg(short, long = "env", value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
+    /// A kernel of your own: vmlinux or bzImage on the host
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// A root file system of your own: ext4 image on the host
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rootfs: Option<PathBuf>,
 }
 
 /// `atoll run`
@@ -194,6 +200,9 @@ pub(crate) struct CreateArgs {
     /// auto: restore a booted one where there is one; cold: boot
     #[arg(long, value_name = "HOW")]
     pub(crate) boot: Option<String>,
+    /// Serve its agent to this machine on 127.0.0.1:49983, without a token
+    #[arg(long)]
+    pub(crate) debug_port: bool,
 }
 
 /// How long a sandbox may live.

@@ -12,7 +12,9 @@ use atoll_domain::access::Action;
 use atoll_domain::admission::admit;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
-use atoll_domain::host::{Call, CreateSandbox, GuestToken, HostError, SandboxFacts, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{
+    Call, CreateSandbox, GuestToken, HostError, OWN_TEMPLATE, OwnFiles, SandboxFacts, SandboxSecrets, SandboxSpec,
+};
 use atoll_domain::record::Sandbox;
 use atoll_domain::ttl::{Lifetime, LifetimeChange};
 use atoll_domain::validate::{self, HostLimits};
@@ -49,6 +51,8 @@ pub struct CreateInput {
     pub envs: BTreeMap<String, String>,
     /// Labels.
     pub metadata: BTreeMap<String, String>,
+    /// Files of the host instead of Atoll's own.
+    pub own: OwnFiles,
 }
 
 /// What a sandbox is to be, and how it comes to be.
@@ -94,7 +98,8 @@ impl Control {
         let planned = self.plan_sandbox(principal, &input).await?;
         let sandbox = &planned.sandbox;
         let call = Self::call(sandbox.incarnation)?;
-        let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs: input.envs };
+        let (own, envs) = (input.own, input.envs);
+        let secrets = SandboxSecrets { token: GuestToken::from_random(random::bytes()?), envs };
         let sealed = self.sealing().seal(&sandbox.id, &secrets)?;
         let busy = self.busy(&sandbox.id);
         let tx = self.store().begin(Step::CreateIntent).await?;
@@ -114,7 +119,8 @@ impl Control {
         tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::Created, None)).await?;
         tx.commit().await?;
         let (control, principal, id) = (self.clone(), principal.clone(), sandbox.id.clone());
-        let task = self.spawn(async move { control.carry_out_create(principal, planned, call, secrets, busy).await });
+        let work = async move { control.carry_out_create(principal, planned, call, secrets, own, busy).await };
+        let task = self.spawn(work);
         task.await.map_err(|_| ControlError::Stopping)??;
         let made = self.store().sandbox(&id).await?;
         made.map(Done::now).ok_or(ControlError::NotFound { what: What::Sandbox, id: id.to_string() })
@@ -140,10 +146,20 @@ impl Control {
         let lifetime = Lifetime::default().changed(&input.lifetime, now)?;
         validate::envs(input.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
         check_labels(&input.metadata)?;
+        check_own(principal, &input.own)?;
         let capacity = self.driver().capacity().await?;
         let limits = HostLimits { cpus: capacity.cpus, memory_mb: capacity.memory_mb, isolation: capacity.isolation };
-        let template = if asked == "minimal" { "base" } else { asked };
-        let snapshot = if capacity.templates.iter().any(|known| known == template) {
+        let template = match asked {
+            "base" | "minimal" if input.own.rootfs.is_some() => OWN_TEMPLATE,
+            "minimal" => "base",
+            other => other,
+        };
+        if !input.own.is_empty() && !matches!(template, "base" | OWN_TEMPLATE) {
+            let detail = "a sandbox starts from a template or from files of the host, not from both";
+            return Err(Invalid::new("template", "malformed", detail).into());
+        }
+        let known = input.own.rootfs.is_some() || capacity.templates.iter().any(|known| known == template);
+        let snapshot = if known {
             None
         } else {
             let unknown = || ControlError::NotFound { what: What::Template, id: asked.to_owned() };
@@ -195,6 +211,7 @@ impl Control {
         planned: Planned,
         call: Call,
         secrets: SandboxSecrets,
+        own: OwnFiles,
         _busy: Busy,
     ) -> Result<(), ControlError> {
         let Planned { sandbox, snapshot, inherited, cold } = planned;
@@ -207,7 +224,9 @@ impl Control {
             default_user: "root".into(),
             lifetime: sandbox.lifetime,
             snapshot,
-            cold,
+            // No golden was made of these files.
+            cold: cold || !own.is_empty(),
+            own,
         };
         let token = secrets.token.clone();
         let request = CreateSandbox { spec, secrets, inherited };
@@ -264,6 +283,22 @@ impl Control {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Whether somebody may name files of the host, and whether they are named well.
+fn check_own(principal: &Principal, own: &OwnFiles) -> Result<(), ControlError> {
+    if own.is_empty() {
+        return Ok(());
+    }
+    Control::authorise(principal, Action::UseHostPaths).map_err(|_| ControlError::Forbidden {
+        who: "an API key: `kernel` and `rootfs` are taken over the data directory's socket, from root or its owner",
+    })?;
+    for (field, path) in [("kernel", &own.kernel), ("rootfs", &own.rootfs)] {
+        if let Some(path) = path {
+            validate::host_path(field, path)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Invalid> {

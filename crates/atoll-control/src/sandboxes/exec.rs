@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_domain::host::{HostError, HostSandboxState};
+use atoll_domain::host::{GuestToken, HostError, HostSandboxState};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, SandboxId, SandboxStatus, validate};
 use atoll_guest_client::{
@@ -111,20 +111,23 @@ impl Control {
 
     /// A client of a sandbox's agent.
     pub(crate) async fn agent(&self, sandbox: &Sandbox) -> Result<GuestClient, ControlError> {
-        let token = match self.known_token(&sandbox.id) {
-            Some(token) => token,
-            None => {
-                let token = self.driver().secrets(sandbox.id.clone()).await.map_err(|e| gone(&sandbox.id, e))?.token;
-                self.remember_token(&sandbox.id, token.clone());
-                token
-            }
-        };
+        let token = self.token(sandbox).await?;
         let (driver, id) = (Arc::clone(self.driver()), sandbox.id.clone());
         let dial = dial_fn(move || {
             let (driver, id) = (Arc::clone(&driver), id.clone());
             async move { driver.open_stream(id, AGENT_PORT).await.map_err(std::io::Error::other) }
         });
         Ok(GuestClient::new(dial, Some(AccessToken::new(token.expose()))))
+    }
+
+    /// What a sandbox's agent lets in with.
+    pub(crate) async fn token(&self, sandbox: &Sandbox) -> Result<GuestToken, ControlError> {
+        if let Some(token) = self.known_token(&sandbox.id) {
+            return Ok(token);
+        }
+        let token = self.driver().secrets(sandbox.id.clone()).await.map_err(|e| gone(&sandbox.id, e))?.token;
+        self.remember_token(&sandbox.id, token.clone());
+        Ok(token)
     }
 
     /// A lost agent may mean a lost sandbox: then that is the answer.

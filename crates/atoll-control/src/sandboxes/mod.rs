@@ -6,6 +6,7 @@
 
 mod background;
 mod create;
+mod debug;
 pub(crate) mod destroy;
 mod exec;
 mod files;
@@ -20,6 +21,7 @@ mod tree;
 
 pub use background::Started;
 pub use create::CreateInput;
+pub use debug::AgentConnection;
 pub(crate) use exec::gone;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;

@@ -10,16 +10,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use atoll_domain::host::{HostError, SandboxSecrets};
+use atoll_domain::snapshot::Digest;
 use atoll_guest_client::GuestClient;
 use atoll_keeper::client::{Connected, KeeperProcess};
 use atoll_keeper::spec;
 
 use super::copy;
+use super::prepare::{OWN_KERNEL, OWN_ROOTFS};
 use super::vmm::{self, Alive, Beginning};
 use super::work::{Context, Finished};
 use crate::Step;
 use crate::dial::Sockets;
-use crate::error::failed;
+use crate::error::{failed, from_disk, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Sources};
 use crate::ready::Ready;
@@ -33,15 +35,31 @@ pub(super) async fn run(context: Context, attempt: u8) -> Finished {
     Finished::Booted(booted)
 }
 
-/// What a cold boot on this host starts from.
-pub(super) fn sources(ready: &Ready) -> Sources {
-    Sources {
+/// What a cold boot on this host starts from: Atoll's files, and where the owner brought some, their copies.
+async fn sources(context: &Context, ready: &Ready) -> Result<Sources, HostError> {
+    let mut sources = Sources {
         image: ready.image.path.clone(),
         kernel: ready.kernel.clone(),
         initrd: ready.initrd.clone(),
         base: Base::Empty,
         origin: ready.origin.clone(),
+    };
+    let (own, dir) = (context.spec.own.clone(), context.dir.clone());
+    if own.is_empty() {
+        return Ok(sources);
     }
+    let digested = tokio::task::spawn_blocking(move || {
+        if own.kernel.is_some() {
+            sources.kernel = dir.join(OWN_KERNEL);
+            sources.origin.kernel = Digest(atoll_disk::disk_digest(&sources.kernel).map_err(from_disk)?.0);
+        }
+        if own.rootfs.is_some() {
+            sources.image = dir.join(OWN_ROOTFS);
+            sources.origin.base = Digest(atoll_disk::disk_digest(&sources.image).map_err(from_disk)?.0);
+        }
+        Ok(sources)
+    });
+    digested.await.map_err(join_failed)?
 }
 
 /// Where a cold boot begins.
@@ -104,7 +122,7 @@ pub(super) async fn come_up(
     process: &mut Option<KeeperProcess>,
 ) -> Result<Up, HostError> {
     let started = Instant::now();
-    let sources = sources(ready);
+    let sources = sources(context, ready).await?;
     let start = cold(&sources);
     let incarnation = context.call.incarnation;
     let beginning = Beginning { attempt, incarnation, sources, start, shared_base: None };

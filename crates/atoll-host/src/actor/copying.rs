@@ -145,6 +145,11 @@ async fn once(
 
 /// Freezes, takes the snapshot and copies the disk while the VM stands still; answers for how many microseconds it did.
 async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sources, Snapshot, u64), HostError> {
+    if !context.spec.own.is_empty() {
+        // Its kernel or image goes with it, and would be missing under every copy.
+        let state = "started from files of its owner's, and a snapshot would outlive them".into();
+        return Err(HostError::WrongState { state });
+    }
     let sources = pausing::sources(context).await?;
     let vm = alive.vm();
     let agent = vmm::agent(&vm.sockets, context.secrets.as_deref());

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use atoll_domain::host::{Call, GuestToken, HostError, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{Call, GuestToken, HostError, OwnFiles, SandboxSecrets, SandboxSpec};
 use atoll_domain::objects::{Holder, ObjectId};
 use atoll_domain::snapshot::{Digest, Part};
 use atoll_domain::ttl::Lifetime;
@@ -57,6 +57,7 @@ fn context(shared: &Arc<Shared>, template: &str, shape: Shape) -> Result<Context
         lifetime: Lifetime::default(),
         snapshot: None,
         cold: true,
+        own: OwnFiles::default(),
     };
     let dir = shared.data.sandboxes().join(id.as_str());
     let secrets = SandboxSecrets { token: GuestToken::from_random(random()?), envs: std::collections::BTreeMap::new() };

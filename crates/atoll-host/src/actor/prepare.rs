@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: undoing. A failure here ends in a release, which knows every name.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,10 @@ use crate::objects::DISK;
 use crate::ready::Ready;
 use crate::{Step, admission, goldens};
 
+/// The copies of what the owner brought, in the sandbox's directory.
+pub(super) const OWN_KERNEL: &str = "own-kernel";
+pub(super) const OWN_ROOTFS: &str = "own-rootfs.ext4";
+
 pub(super) async fn run(context: Context) -> Finished {
     Finished::Prepared(prepare(&context).await)
 }
@@ -30,7 +35,8 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     let started = Instant::now();
     let ready = context.or_cancelled(shared.ready()).await?;
     context.phase("image", started, |_| {});
-    if context.spec.snapshot.is_none() && context.spec.template != ready.image.template {
+    let named = context.spec.snapshot.is_none() && context.spec.own.rootfs.is_none();
+    if named && context.spec.template != ready.image.template {
         let known = atoll_disk::TEMPLATES.join(", ");
         return Err(HostError::UnknownTemplate { name: context.spec.template.clone(), known });
     }
@@ -57,9 +63,18 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     Step::Make.before();
     let (cache, cow) = (shared.config.cache.clone(), context.dir.join("cow.raw"));
     let source = from.map(|object| shared.objects.path(&object).join(DISK));
-    let disk = spawn_blocking(move || match source {
-        Some(source) => atoll_disk::copy_disk(&source, &cow),
-        None => atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb),
+    let (own, dir) = (spec.own.clone(), context.dir.clone());
+    let disk = spawn_blocking(move || {
+        if let Some(kernel) = &own.kernel {
+            atoll_disk::take_kernel(Path::new(kernel), &dir.join(OWN_KERNEL))?;
+        }
+        if let Some(rootfs) = &own.rootfs {
+            atoll_disk::take_rootfs(Path::new(rootfs), &dir.join(OWN_ROOTFS))?;
+        }
+        match source {
+            Some(source) => atoll_disk::copy_disk(&source, &cow),
+            None => atoll_disk::create_cow(&cache, &cow, spec.shape.disk_mb),
+        }
     });
     let network = spawn_blocking(move || atoll_net::apply(&plan));
     let (instance, id, shape) = (shared.net.instance.clone(), context.spec.id.clone(), context.spec.shape);

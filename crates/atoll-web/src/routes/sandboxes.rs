@@ -7,6 +7,7 @@
 
 use atoll_api::{CreateSandboxRequest, NEXT_CURSOR, Problem, Sandbox};
 use atoll_control::sandboxes::{CreateInput, on_expiry};
+use atoll_domain::host::OwnFiles;
 use atoll_domain::ttl::LifetimeChange;
 use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse, Response};
@@ -65,8 +66,15 @@ async fn create(
         network: request.network,
         envs: request.envs.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
+        own: OwnFiles { kernel: request.kernel, rootfs: request.rootfs },
     };
-    let done = web.control.create_sandbox_once(&caller, input, once).await?;
+    let done = if request.debug_port {
+        web.control.may_open_debug_port(&caller)?;
+        let claim = web.debug_port.claim(key.text()).await?;
+        web.debug_port.create(claim, &web.control, &caller, input, once).await?
+    } else {
+        web.control.create_sandbox_once(&caller, input, once).await?
+    };
     let facts = web.control.host_facts(&caller, &done.value).await;
     let mut response = (StatusCode::CREATED, axum::Json(render::sandbox(done.value, facts))).into_response();
     mark_replayed(&mut response, done.replayed);

@@ -6,8 +6,10 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod debug_port;
 mod document;
 mod files;
+mod hostile;
 mod life;
 mod rest;
 mod streams;

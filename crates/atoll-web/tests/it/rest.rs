@@ -62,6 +62,26 @@ async fn who_has_no_key_gets_nothing() {
 }
 
 #[tokio::test]
+async fn files_of_the_host_are_named_by_its_owner_alone() {
+    let service = Service::start().await;
+    for field in ["kernel", "rootfs"] {
+        let body = json!({ field: "/etc/shadow" }).to_string();
+        let problem = service.post("/v1/sandboxes", body.clone()).await.problem(403, "forbidden");
+        assert!(problem["detail"].as_str().unwrap().contains("socket"), "{problem}");
+        assert_eq!(service.get("/v1/sandboxes").await.json(), json!([]), "nothing was begun");
+        let body = json!({ field: "relative/path" }).to_string();
+        let problem = service.local(Method::POST, "/v1/sandboxes", body).await.problem(400, "invalid_request");
+        assert_eq!(problem["errors"][0]["pointer"], format!("/{field}"), "{problem}");
+    }
+    let both = json!({ "rootfs": "/x", "template": "other" }).to_string();
+    let problem = service.local(Method::POST, "/v1/sandboxes", both).await.problem(400, "invalid_request");
+    assert_eq!(problem["errors"][0]["pointer"], "/template", "{problem}");
+    service.post("/v1/sandboxes", json!({ "template": "own" }).to_string()).await.problem(404, "not_found");
+    let made = service.local(Method::POST, "/v1/sandboxes", json!({ "rootfs": "/x" }).to_string()).await;
+    assert_eq!((made.status.as_u16(), &made.json()["template"]), (201, &json!("own")));
+}
+
+#[tokio::test]
 async fn the_owner_needs_no_key_on_the_data_directorys_socket() {
     let (service, id) = Service::with_sandbox().await;
     let answer = service.local(Method::GET, &format!("/v1/sandboxes/{id}"), "").await;

@@ -25,7 +25,7 @@ use atoll_domain::record::Paused;
 use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use atoll_store::Store;
-use atoll_web::{Web, serve_local, serve_tcp};
+use atoll_web::{DebugPort, Web, serve_local, serve_tcp};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -33,6 +33,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -43,7 +44,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take on a machine that is busy with other tests.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(150);
 
 /// The agent's program: what `cargo xtask test` has built, else built here once.
 fn agent_program() -> PathBuf {
@@ -117,6 +118,38 @@ impl Gate {
     }
 }
 
+/// What a lying agent says on every connection.
+#[derive(Clone, Default)]
+pub(crate) struct Lie {
+    pub(crate) begin: Vec<u8>,
+    /// Again and again, if there is something.
+    pub(crate) forever: Vec<u8>,
+    /// Then it neither speaks nor closes.
+    pub(crate) silent: bool,
+}
+
+impl Lie {
+    fn stream(self) -> GuestStream {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            // An answer before its request is not taken for one; errors mean that the client has closed.
+            let _ = theirs.read(&mut [0; 512]).await;
+            let (mut read, mut write) = tokio::io::split(theirs);
+            let hear = tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
+            let mut open = write.write_all(&self.begin).await.is_ok();
+            while open && !self.forever.is_empty() {
+                open = write.write_all(&self.forever).await.is_ok();
+            }
+            if self.silent {
+                let _ = hear.await;
+            } else {
+                let _ = write.shutdown().await;
+            }
+        });
+        Box::new(ours)
+    }
+}
+
 /// A host whose sandboxes are all the same agent.
 struct AgentHost {
     address: String,
@@ -126,6 +159,8 @@ struct AgentHost {
     paused: Mutex<BTreeMap<SandboxId, SandboxFacts>>,
     /// What the next create waits at.
     gate: Mutex<Option<Gate>>,
+    /// What the agent says instead of its answers.
+    lie: Mutex<Option<Lie>>,
     /// Kept open, so that the stream of events does not end.
     events: Mutex<Vec<mpsc::Sender<HostEvent>>>,
 }
@@ -262,6 +297,9 @@ impl HostDriver for AgentHost {
 
     fn open_stream(&self, _: SandboxId, _: u16) -> BoxFuture<'_, Result<GuestStream, HostError>> {
         let address = self.address.clone();
+        if let Some(lie) = self.lie.lock().unwrap().clone() {
+            return Box::pin(async { Ok(lie.stream()) });
+        }
         Box::pin(async {
             let stream = TcpStream::connect(address).await.map_err(|e| HostError::Unavailable(e.to_string()))?;
             Ok(Box::new(stream) as GuestStream)
@@ -292,6 +330,7 @@ pub(crate) struct Service {
     host: Arc<AgentHost>,
     stop: CancellationToken,
     served: Vec<JoinHandle<()>>,
+    pub(crate) debug_port: DebugPort,
     _agent: Agent,
 }
 
@@ -306,6 +345,7 @@ impl Service {
             fault: Mutex::default(),
             paused: Mutex::default(),
             gate: Mutex::default(),
+            lie: Mutex::default(),
             events: Mutex::default(),
         });
         let driver: Arc<dyn HostDriver> = host.clone();
@@ -313,18 +353,19 @@ impl Service {
             Control::start(store, driver, Arc::new(SystemClock), RequestKey::new([7; 32]), SealingKey::new([9; 32]))
                 .await
                 .unwrap();
-        let web = Web { control, version: "0.0.0-test" };
+        let stop = CancellationToken::new();
+        let debug_port = DebugPort::new(([127, 0, 0, 1], 0).into(), stop.clone());
+        let web = Web { control, version: "0.0.0-test", debug_port: debug_port.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let socket = dir.path().join("atoll.sock");
         let local = UnixListener::bind(&socket).unwrap();
-        let stop = CancellationToken::new();
         let served = vec![
             tokio::spawn(serve_tcp(listener, web.clone(), stop.clone())),
             tokio::spawn(serve_local(local, web, stop.clone())),
         ];
         let key = first.unwrap().api_key;
-        Self { address, key, socket, dir, host, stop, served, _agent: agent }
+        Self { address, key, socket, dir, host, stop, served, debug_port, _agent: agent }
     }
 
     /// The service with one sandbox.
@@ -341,6 +382,24 @@ impl Service {
         *self.host.fault.lock().unwrap() = Some(error);
     }
 
+    /// Makes the agent say this instead of its answers, until it is told otherwise.
+    pub(crate) fn lie(&self, lie: Option<Lie>) {
+        *self.host.lie.lock().unwrap() = lie;
+    }
+
+    /// Whether the body of an answer breaks off.
+    pub(crate) async fn broken(&self, path: &str, body: &str) -> bool {
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request = Request::post(path).header("x-api-key", &self.key).header("content-type", "application/json");
+        let request = request.header("host", "atoll").body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let all = async { sender.send_request(request).await.unwrap().into_body().collect().await.is_err() };
+        let broken = tokio::time::timeout(DEADLINE, all).await.expect("it is answered");
+        connection.abort();
+        broken
+    }
+
     /// Makes the next create wait.
     pub(crate) fn hold_next_create(&self) -> Gate {
         let gate = Gate::default();
@@ -351,6 +410,7 @@ impl Service {
     /// Asks it to stop and waits until it has.
     pub(crate) async fn shut_down(mut self) {
         self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.debug_port.stopped()).await.expect("the debug port closes");
         for served in self.served.drain(..) {
             tokio::time::timeout(DEADLINE, served).await.expect("it stops").unwrap();
         }
@@ -433,13 +493,16 @@ impl Service {
     }
 }
 
-async fn exchange<S>(stream: S, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer
+pub(crate) async fn exchange<S>(stream: S, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     let connection = tokio::spawn(connection);
-    let mut request = Request::builder().method(method).uri(path).header("host", "atoll");
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "atoll");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -23,6 +23,7 @@ pub(crate) async fn create(client: &Client, global: &Global, args: &CreateArgs) 
         auto_resume,
         max_lifetime_sec: max_lifetime,
         boot: args.boot.clone(),
+        debug_port: args.debug_port,
         ..request(&args.shape)?
     };
     let sandbox = client.create(&request).await?;

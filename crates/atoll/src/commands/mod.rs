@@ -42,6 +42,7 @@ pub(crate) use shell::shell;
 pub(crate) use snapshot::{remove_templates, snapshot, templates};
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use atoll_api::CreateSandboxRequest;
 
@@ -59,6 +60,16 @@ pub(crate) fn variables(words: &[String]) -> Result<Option<BTreeMap<String, Stri
     Ok(Some(variables).filter(|v| !v.is_empty()))
 }
 
+/// A file of this machine by its absolute path.
+fn host_file(path: Option<&Path>) -> Result<Option<String>, Refusal> {
+    let Some(path) = path else { return Ok(None) };
+    let absolute = std::path::absolute(path).map_err(|error| Refusal::Usage(format!("{}: {error}", path.display())))?;
+    match absolute.into_os_string().into_string() {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(Refusal::Usage(format!("{} is not UTF-8", path.display()))),
+    }
+}
+
 /// What a shape asks for.
 pub(crate) fn request(shape: &ShapeArgs) -> Result<CreateSandboxRequest, Refusal> {
     Ok(CreateSandboxRequest {
@@ -68,6 +79,8 @@ pub(crate) fn request(shape: &ShapeArgs) -> Result<CreateSandboxRequest, Refusal
         disk_mb: shape.disk,
         network: shape.network.clone(),
         envs: variables(&shape.env)?,
+        kernel: host_file(shape.kernel.as_deref())?,
+        rootfs: host_file(shape.rootfs.as_deref())?,
         ..CreateSandboxRequest::default()
     })
 }

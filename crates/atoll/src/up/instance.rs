@@ -19,7 +19,7 @@ use atoll_disk::{Cache, Progress};
 use atoll_domain::golden::GoldenShape;
 use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit, StartError};
 use atoll_store::Store;
-use atoll_web::Web;
+use atoll_web::{DebugPort, Web};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -154,9 +154,12 @@ fn servers(
     local: UnixListener,
     stop: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let web = || Web { control: control.clone(), version: env!("CARGO_PKG_VERSION") };
+    let debug_port = DebugPort::new(DebugPort::ADDRESS, stop.clone());
+    let web = || Web { control: control.clone(), version: env!("CARGO_PKG_VERSION"), debug_port: debug_port.clone() };
     let (local_web, stop_local) = (web(), stop.clone());
     let mut servers = vec![tokio::spawn(atoll_web::serve_local(local, local_web, stop_local))];
+    let debug = debug_port.clone();
+    servers.push(tokio::spawn(async move { debug.stopped().await }));
     if let Some(tcp) = tcp {
         let (tcp_web, stop_tcp) = (web(), stop.clone());
         servers.push(tokio::spawn(atoll_web::serve_tcp(tcp, tcp_web, stop_tcp)));
