@@ -40,8 +40,8 @@ pub fn admit(shape: Shape, room: Room) -> Result<(), HostError> {
     if now > room.available_mb {
         return short("memory_mb", now, room.available_mb);
     }
-    if room.disk_free_mb < DISK_RESERVE_MB {
-        return short("disk_mb", DISK_RESERVE_MB, room.disk_free_mb);
+    if room.disk_left_mb() < DISK_RESERVE_MB {
+        return short("disk_mb", DISK_RESERVE_MB, room.disk_left_mb());
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ pub fn admit_pause(shape: Shape, disk_free_mb: u64) -> Result<(), HostError> {
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { total_mb: 8000, available_mb: 4000, promised_mb: 0, disk_free_mb: 10_000 };
+    const ROOM: Room = Room { total_mb: 8000, available_mb: 4000, promised_mb: 0, disk_free_mb: 10_000, pause_mb: 0 };
     const SHAPE: Shape = Shape { vcpus: 1, memory_mb: 512, disk_mb: 5120 };
 
     #[test]
@@ -76,6 +76,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(short(Room { disk_free_mb: 511, ..ROOM }), ("disk_mb".into(), true, 511));
+        assert_eq!(short(Room { pause_mb: 9_600, ..ROOM }), ("disk_mb".into(), true, 400), "reserved for pauses");
         assert_eq!(short(Room { available_mb: 300, ..ROOM }), ("memory_mb".into(), true, 300));
         assert_eq!(short(Room { promised_mb: 11_900, ..ROOM }), ("memory_mb".into(), true, 100));
         assert_eq!(short(Room { promised_mb: u64::MAX / 2, ..ROOM }).2, 0);

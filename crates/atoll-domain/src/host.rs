@@ -295,6 +295,16 @@ pub struct Room {
     pub promised_mb: u64,
     /// Free space of the file system that holds sandboxes.
     pub disk_free_mb: u64,
+    /// Disk reserved for the pauses that limits of sandboxes may bring.
+    #[serde(default)]
+    pub pause_mb: u64,
+}
+
+impl Room {
+    /// Free space that is reserved for nothing.
+    pub fn disk_left_mb(&self) -> u64 {
+        self.disk_free_mb.saturating_sub(self.pause_mb)
+    }
 }
 
 /// How a destroy ended. Both mean: nothing of it is left.

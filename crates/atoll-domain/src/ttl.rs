@@ -69,6 +69,12 @@ pub struct LifetimeChange {
 }
 
 impl Lifetime {
+    /// Whether one of the limits may pause the sandbox: then what that writes is reserved when it is admitted.
+    pub fn may_pause(&self) -> bool {
+        let limited = self.timeout_sec > 0 || self.end_at.is_some() || self.max_lifetime_sec > 0;
+        limited && self.on_expiry == OnExpiry::Pause
+    }
+
     /// What it is after a change, at the wall clock's `now` in microseconds.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use atoll_domain::Shape;
 use atoll_domain::admission::{admit, admit_pause};
-use atoll_domain::host::{HostError, Room};
+use atoll_domain::host::{HostError, Room, SandboxSpec};
 
 /// Total and available memory in MiB.
 pub(crate) fn memory_mb() -> (u64, u64) {
@@ -21,9 +21,24 @@ pub(crate) fn memory_mb() -> (u64, u64) {
     (read("MemTotal:").unwrap_or(0) / 1024, read("MemAvailable:").unwrap_or(0) / 1024)
 }
 
-/// Refuses what does not fit beside `promised_mb` MiB of guests.
-pub(crate) fn check(data: &Path, shape: Shape, promised_mb: u64) -> Result<(), HostError> {
-    admit(shape, room(data, promised_mb)?)
+/// What sandboxes that are there were promised, in MiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Promised {
+    /// Of memory.
+    pub(crate) memory_mb: u64,
+    /// Of disk, for the pauses that limits may bring.
+    pub(crate) pause_mb: u64,
+}
+
+/// Refuses what does not fit beside what was promised.
+pub(crate) fn check(data: &Path, spec: &SandboxSpec, promised: Promised) -> Result<(), HostError> {
+    check_shape(data, spec.shape, promised)?;
+    if spec.lifetime.may_pause() { admit_pause(spec.shape, room(data, promised)?.disk_left_mb()) } else { Ok(()) }
+}
+
+/// The same for a machine that no limit pauses.
+pub(crate) fn check_shape(data: &Path, shape: Shape, promised: Promised) -> Result<(), HostError> {
+    admit(shape, room(data, promised)?)
 }
 
 /// Refuses a pause whose memory may not fit on the disk.
@@ -31,10 +46,11 @@ pub(crate) fn check_pause(data: &Path, shape: Shape) -> Result<(), HostError> {
     admit_pause(shape, disk_free_mb(data)?)
 }
 
-/// What is left of the machine beside `promised_mb` MiB of guests.
-pub(crate) fn room(data: &Path, promised_mb: u64) -> Result<Room, HostError> {
+/// What is left of the machine beside what was promised.
+pub(crate) fn room(data: &Path, promised: Promised) -> Result<Room, HostError> {
     let (total_mb, available_mb) = memory_mb();
-    Ok(Room { total_mb, available_mb, promised_mb, disk_free_mb: disk_free_mb(data)? })
+    let Promised { memory_mb: promised_mb, pause_mb } = promised;
+    Ok(Room { total_mb, available_mb, promised_mb, disk_free_mb: disk_free_mb(data)?, pause_mb })
 }
 
 /// Free space of a directory's file system in MiB.

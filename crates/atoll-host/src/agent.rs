@@ -306,8 +306,7 @@ impl HostAgent {
         let isolation = ready.isolation();
         let max_vcpus = HostLimits { cpus, memory_mb, isolation }.max_vcpus();
         let templates = atoll_disk::TEMPLATES.iter().map(|name| (*name).to_owned()).collect();
-        let promised_mb = held(&self.shared.sandboxes).values().map(|handle| u64::from(handle.memory_mb)).sum();
-        let room = admission::room(self.shared.data.root(), promised_mb)?;
+        let room = admission::room(self.shared.data.root(), self.shared.promised(None))?;
         Ok(HostCapacity { cpus, memory_mb, max_vcpus, isolation, templates, room })
     }
 

@@ -56,7 +56,7 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
     for at in plan.boot {
         let want = &wanted[at];
         quiet(shared).await;
-        admission::check(shared.data.root(), want.shape.shape(), shared.promised_mb_all())?;
+        admission::check_shape(shared.data.root(), want.shape.shape(), shared.promised(None))?;
         let name = name(&want.template, want.shape, &want.identity);
         let bytes = actor::golden::build(shared, &want.template, want.shape.shape(), name.clone()).await?;
         tracing::info!(%name, bytes, "a golden is ready");

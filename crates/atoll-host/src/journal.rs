@@ -29,6 +29,8 @@ use crate::Step;
 pub(crate) const FILE: &str = "journal";
 /// Room for every entry that a sandbox's end may need.
 const RESERVED: i64 = 16 * 1024;
+/// A journal that is longer is written anew when its sandbox is paused.
+const COMPACT_OVER: u64 = 64 * 1024;
 
 /// A line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,6 +204,30 @@ impl Journal {
     /// Opens what is there, for more.
     pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
         Ok(Self { file: OpenOptions::new().append(true).open(path(dir))? })
+    }
+
+    /// Writes a paused sandbox's journal anew if it has grown long: what it is, what it told last, what is kept.
+    pub(crate) fn compact(dir: &Path) -> std::io::Result<()> {
+        if fs::metadata(path(dir))?.len() < COMPACT_OVER {
+            return Ok(());
+        }
+        let history = History::read(dir)?;
+        let (Some((_, spec)), Some(call), Some(kept)) = (history.created(), history.call(), history.paused()) else {
+            return Ok(());
+        };
+        if history.foreign || history.tombstone().is_some() {
+            return Ok(());
+        }
+        let spec = SandboxSpec { lifetime: history.lifetime().unwrap_or(spec.lifetime), ..spec.clone() };
+        // Every event before the last is in the stream: the next is only told when this one is.
+        let told = history.told().next_back().cloned().map(Entry::Told);
+        let entries = std::iter::once(Entry::Create { call, spec }).chain(told).chain([Entry::Paused(Box::new(kept))]);
+        let mut text = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut text, &entry)?;
+            text.push(b'\n');
+        }
+        crate::data_dir::replace(&path(dir), &text, 0o600)
     }
 
     /// Appends an entry; on disk when this returns.
@@ -414,6 +440,16 @@ mod tests {
         Entry::Create { call, spec }
     }
 
+    fn kept(at: u64) -> Kept {
+        let digest = |n| Digest([n; 32]);
+        let origin = Origin { kernel: digest(1), base: digest(2), agent: digest(3), agent_version: "0".into() };
+        let (image, kernel, initrd) = ("/i".into(), "/k".into(), "/n".into());
+        let sources = Sources { image, kernel, initrd, base: Base::Empty, origin };
+        let at = i64::try_from(at).unwrap();
+        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2 };
+        Kept { paused, sources, diff: true, by_host: false, cause: None }
+    }
+
     fn boot(attempt: u8) -> Entry {
         Entry::Boot { attempt, sources: None }
     }
@@ -460,6 +496,34 @@ mod tests {
     }
 
     #[test]
+    fn a_long_journal_is_written_anew_and_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        let mut journal = Journal::create(&dir, &first()).unwrap();
+        let call = |life| Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(life) };
+        for life in 2..300 {
+            for entry in [Entry::Paused(Box::new(kept(life))), Entry::Resuming { call: call(life) }, boot(1), running()]
+            {
+                journal.write(&entry).unwrap();
+            }
+        }
+        let lifetime = Lifetime { timeout_sec: 7, ..Lifetime::default() };
+        journal.write(&Entry::Lifetime(lifetime)).unwrap();
+        journal.write(&Entry::Paused(Box::new(kept(300)))).unwrap();
+        let before = History::read(&dir).unwrap();
+        Journal::compact(&dir).unwrap();
+        let after = History::read(&dir).unwrap();
+        assert!(after.entries.len() < 4 && before.entries.len() > 1000);
+        assert_eq!(
+            (after.call(), after.paused(), after.lifetime()),
+            (before.call(), before.paused(), before.lifetime())
+        );
+        assert_eq!(after.traces(), Traces { running: false, this_boot: false, ..before.traces() });
+        Journal::open(&dir).unwrap().write(&Entry::MemoryLost).unwrap();
+        assert_eq!(History::read(&dir).unwrap().paused().unwrap().paused.generation, None, "it goes on");
+    }
+
+    #[test]
     fn what_was_told_is_read_back() {
         let event = |seq, kind| {
             let sandbox = SandboxId::from_random([2; 16]);
@@ -477,20 +541,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_lasts_until_a_vm_of_it_runs_and_a_life_begins_then() {
-        let sources = Sources {
-            image: "/i".into(),
-            kernel: "/k".into(),
-            initrd: "/n".into(),
-            base: Base::Empty,
-            origin: Origin {
-                kernel: Digest([1; 32]),
-                base: Digest([2; 32]),
-                agent: Digest([3; 32]),
-                agent_version: "0".into(),
-            },
-        };
-        let paused = Paused { at: 1, generation: Some("g".into()), quiesced: true, bytes: 2 };
-        let kept = Kept { paused, sources, diff: true, by_host: false, cause: None };
+        let kept = kept(1);
         let first_life = History { entries: vec![first()], foreign: false }.call().unwrap();
         let call = Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(2) };
         let mut history = History { entries: vec![first(), boot(1), running()], foreign: false };

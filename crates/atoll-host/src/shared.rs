@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_domain::host::{Call, HostError, HostEvent, HostEventKind, HostSandboxState, SandboxSpec};
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::Handle;
+use crate::admission::Promised;
 use crate::data_dir::DataDir;
 use crate::error::{failed, join_failed};
 use crate::events::Events;
@@ -91,14 +92,18 @@ impl Shared {
         sandboxes.iter().filter_map(target).collect()
     }
 
-    /// Memory promised to all other sandboxes, in MiB.
-    pub(crate) fn promised_mb(&self, but: &SandboxId) -> u64 {
-        held(&self.sandboxes).iter().filter(|(id, _)| *id != but).map(|(_, handle)| u64::from(handle.memory_mb)).sum()
-    }
-
-    /// Memory promised to all sandboxes, in MiB.
-    pub(crate) fn promised_mb_all(&self) -> u64 {
-        held(&self.sandboxes).values().map(|handle| u64::from(handle.memory_mb)).sum()
+    /// What is promised to all sandboxes but one.
+    pub(crate) fn promised(&self, but: Option<&SandboxId>) -> Promised {
+        let sandboxes = held(&self.sandboxes);
+        let others = sandboxes.iter().filter(|(id, _)| Some(*id) != but).map(|(_, handle)| handle);
+        let mut promised = Promised::default();
+        for handle in others.filter(|handle| handle.facts.borrow().state != HostSandboxState::Paused) {
+            promised.memory_mb += u64::from(handle.memory_mb);
+            if handle.may_pause_itself.load(Ordering::Relaxed) {
+                promised.pause_mb += u64::from(handle.memory_mb);
+            }
+        }
+        promised
     }
 
     /// By what name a sandbox rests on objects, in all of its lives.

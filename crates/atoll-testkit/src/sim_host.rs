@@ -106,7 +106,7 @@ impl SimHost {
             max_vcpus: 8,
             isolation: Isolation::Emulated,
             templates: vec!["base".into()],
-            room: Room { total_mb: 8192, available_mb: 8000, promised_mb: 0, disk_free_mb: 100_000 },
+            room: Room { total_mb: 8192, available_mb: 8000, promised_mb: 0, disk_free_mb: 100_000, pause_mb: 0 },
         };
         Self(Arc::new(Inner {
             world: Mutex::default(),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 fn rooms() -> impl Strategy<Value = Room> {
     (0u64..64_000, 0u64..64_000, 0u64..100_000, 0u64..10_000).prop_map(|(total_mb, available_mb, promised_mb, free)| {
-        Room { total_mb, available_mb, promised_mb, disk_free_mb: free }
+        Room { total_mb, available_mb, promised_mb, disk_free_mb: free, pause_mb: 0 }
     })
 }
 

@@ -72,7 +72,7 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
         }
     });
     if history.needs_repair() {
-        repair(context, &connected, &secrets).await?;
+        repair(context, &connected, &history, &secrets).await?;
     }
     let base = adopt_base(context, &connected, &history).await;
     let sockets = Sockets::new(connected.client.clone());
@@ -82,7 +82,12 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
 
 /// An earlier Atoll died while user code stood still for it, or before a guest that had just come up knew who it is. What the
 /// keeper does for that Atoll is waited for; then the guest goes on and is told.
-async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecrets) -> Result<(), Adoption> {
+async fn repair(
+    context: &Context,
+    connected: &Connected,
+    history: &History,
+    secrets: &SandboxSecrets,
+) -> Result<(), Adoption> {
     let keeper = &connected.client;
     let state = loop {
         let state = keeper.state().await.map_err(gone)?;
@@ -101,7 +106,14 @@ async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecre
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
     let identity = vmm::identity(&context.spec, secrets, Some(life)).map_err(Adoption::Failed)?;
     agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;
-    context.journal(Entry::Repaired).await.map_err(Adoption::Failed)
+    context.journal(Entry::Repaired).await.map_err(Adoption::Failed)?;
+    // What a pause had begun to write, or a resume had been made of: neither is the sandbox.
+    let (dir, base) = (context.dir.clone(), history.sources().map(|sources| sources.base.clone()));
+    let tidied = tokio::task::spawn_blocking(move || crate::generation::tidy(&dir, None, base.as_ref())).await;
+    if !matches!(tidied, Ok(Ok(()))) {
+        tracing::warn!(sandbox.id = %context.spec.id, "what a pause left could not be removed; the next one does");
+    }
+    Ok(())
 }
 
 /// The shared memory that its VM is mapped from, for the next one that starts from it.

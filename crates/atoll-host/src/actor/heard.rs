@@ -10,6 +10,7 @@ use atoll_keeper::protocol::Event as KeeperEvent;
 
 use super::copying::CopyOutcome;
 use super::pausing::PauseOutcome;
+use super::usage::Usage;
 use super::vmm::Alive;
 use super::work::{Adoption, Finished};
 use super::{Actor, adopt, exit_reason};
@@ -23,12 +24,13 @@ pub(super) enum Heard {
 }
 
 /// Waits for the next word of a running VM.
-pub(super) async fn next(alive: &mut Option<Alive>) -> Heard {
+pub(super) async fn next(alive: &mut Option<Alive>, usage: &mut Usage) -> Heard {
     match alive {
         Some(alive) => tokio::select! {
             biased;
             said = alive.events.recv() => Heard::Said(said),
             reason = &mut alive.watch => Heard::Hangs(reason),
+            () = usage => std::future::pending().await,
         },
         None => std::future::pending().await,
     }
@@ -84,6 +86,7 @@ impl Actor {
             Finished::Booted(Ok(alive)) => {
                 self.alive = Some(*alive);
                 self.limits.begin();
+                self.watch_usage();
                 Event::Booted
             }
             Finished::Adopted(Adoption::Done(alive, secrets)) => {
@@ -91,6 +94,7 @@ impl Actor {
                 self.secrets.send_replace(Some(secrets));
                 self.alive = Some(*alive);
                 self.limits.go_on(&self.dir);
+                self.watch_usage();
                 Event::Adopted
             }
             Finished::Adopted(Adoption::TooNew(why)) => {
@@ -200,6 +204,7 @@ impl Actor {
         self.alive = Some(alive);
         self.kept = None;
         self.limits.begin();
+        self.watch_usage();
         let incarnation = self.call.incarnation;
         self.facts.send_modify(|facts| {
             facts.incarnation = incarnation;

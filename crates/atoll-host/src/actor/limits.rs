@@ -8,6 +8,8 @@
 
 use std::fs::{File, FileTimes};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_domain::actor::Event;
@@ -31,11 +33,12 @@ pub(super) struct Limits {
     written: u64,
     /// Not before then, after a pause that failed.
     not_before: u64,
+    may_pause: Arc<AtomicBool>,
 }
 
 impl Limits {
-    pub(super) fn new(lifetime: Lifetime) -> Self {
-        Self { timer: Timer::begin(lifetime, clock::now()), written: 0, not_before: 0 }
+    pub(super) fn new(lifetime: Lifetime, may_pause: Arc<AtomicBool>) -> Self {
+        Self { timer: Timer::begin(lifetime, clock::now()), written: 0, not_before: 0, may_pause }
     }
 
     /// A life begins.
@@ -111,6 +114,7 @@ impl Actor {
         self.spec.lifetime = lifetime;
         self.limits.timer.set(lifetime, clock::now());
         self.limits.not_before = 0;
+        self.limits.may_pause.store(lifetime.may_pause(), Ordering::Relaxed);
         self.limits.used(&self.dir);
         Ok(())
     }

@@ -25,6 +25,7 @@ mod pausing;
 mod prepare;
 pub(crate) mod release;
 mod resuming;
+mod usage;
 mod vmm;
 mod waiting;
 mod watching;
@@ -32,6 +33,7 @@ mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
@@ -50,6 +52,7 @@ use crate::shared::Shared;
 use flattening::Flattening;
 use limits::Limits;
 use release::Why;
+use usage::Usage;
 use vmm::Alive;
 use waiting::Waiting;
 use work::Work;
@@ -96,6 +99,8 @@ pub(crate) struct Handle {
     pub(crate) call: Call,
     pub(crate) memory_mb: u32,
     pub(crate) vcpus: u32,
+    /// Whether one of its limits may pause it, so that its bytes are reserved.
+    pub(crate) may_pause_itself: Arc<AtomicBool>,
     pub(crate) mailbox: mpsc::Sender<Message>,
     pub(crate) created: watch::Receiver<CreateAnswer>,
     pub(crate) facts: watch::Receiver<SandboxFacts>,
@@ -118,6 +123,7 @@ pub(crate) struct Actor {
     waiting: Waiting,
     limits: Limits,
     alive: Option<Alive>,
+    usage: Usage,
     /// What is kept, while it is paused.
     kept: Option<Kept>,
     flattening: Flattening,
@@ -143,10 +149,12 @@ impl Actor {
         let (created, created_seen) = watch::channel(None);
         let (facts, facts_seen) = watch::channel(first_facts(&call, &spec.id, &dir));
         let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
+        let may_pause_itself = Arc::new(AtomicBool::new(spec.lifetime.may_pause()));
         let handle = Handle {
             call: call.clone(),
             memory_mb: spec.shape.memory_mb,
             vcpus: spec.shape.vcpus,
+            may_pause_itself: Arc::clone(&may_pause_itself),
             mailbox: sender,
             created: created_seen,
             facts: facts_seen,
@@ -154,7 +162,7 @@ impl Actor {
         };
         let actor = Self {
             cancel: shared.stopping.child_token(),
-            limits: Limits::new(spec.lifetime),
+            limits: Limits::new(spec.lifetime, may_pause_itself),
             shared,
             call,
             spec,
@@ -166,6 +174,7 @@ impl Actor {
             facts,
             waiting: Waiting::new(created),
             alive: None,
+            usage: Usage::none(),
             kept: None,
             flattening: Flattening::none(),
             reason: "destroyed".into(),
@@ -217,7 +226,7 @@ impl Actor {
                     work = Work::none();
                     Some(self.finished(finished))
                 }
-                heard = heard::next(&mut self.alive), if running => self.heard(heard).await,
+                heard = heard::next(&mut self.alive, &mut self.usage), if running => self.heard(heard).await,
                 message = self.mailbox.recv() => self.message(message, state).await,
                 flat = self.flattening.done(), if state == State::Paused => {
                     self.flattened(flat);
@@ -355,6 +364,17 @@ impl Actor {
             // Written down with the tombstone, which comes next.
             Effect::NoteEnd => self.ended = true,
         }
+    }
+
+    /// Asks the guest for what it uses from now on.
+    fn watch_usage(&mut self) {
+        self.usage = match &self.alive {
+            Some(alive) => {
+                let secrets = self.secrets.borrow().clone();
+                Usage::new(Arc::clone(&self.shared.metrics), self.spec.id.clone(), alive.sockets.clone(), secrets)
+            }
+            None => Usage::none(),
+        };
     }
 
     fn why(&self, otherwise: &str) -> HostError {

@@ -29,7 +29,7 @@ use super::vmm::{self, Alive, Vm};
 use super::work::{Context, Finished};
 use crate::error::{failed, from_client, join_failed};
 use crate::generation;
-use crate::journal::{Base, Entry, History, Kept, Sources};
+use crate::journal::{Base, Entry, History, Journal, Kept, Sources};
 use crate::{Step, admission};
 
 /// How long the agent may take to freeze user code before a pause with memory.
@@ -275,6 +275,10 @@ pub(super) async fn settle(context: Context, alive: Option<Box<Alive>>, kept: Ke
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(sandbox.id = %context.spec.id, %error, "a VM's parts could not be removed"),
         Err(error) => tracing::error!(sandbox.id = %context.spec.id, %error, "a VM's parts could not be removed"),
+    }
+    let dir = context.dir.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || Journal::compact(&dir)).await {
+        tracing::warn!(sandbox.id = %context.spec.id, %error, "a journal could not be shortened");
     }
     if kept.by_host && !context.was_told(&kept.paused).await {
         context.tell(HostEventKind::Paused { paused: kept.paused.clone(), cause: kept.cause }).await;

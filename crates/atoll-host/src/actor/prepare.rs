@@ -42,7 +42,7 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     }
     let from = origin(context, &ready).await?;
     let (spec, data) = (context.spec.clone(), shared.data.root().to_owned());
-    admission::check(&data, spec.shape, shared.promised_mb(&spec.id))?;
+    admission::check(&data, &spec, shared.promised(Some(&spec.id)))?;
     let started = Instant::now();
     let plan = {
         let (shared, spec, call, dir) = (shared.clone(), spec.clone(), context.call.clone(), context.dir.clone());

@@ -90,7 +90,7 @@ async fn resume(
         PauseMode::Disk => None,
         PauseMode::Memory => Some(restorable(context, kept, &ready).await?),
     };
-    admission::check(shared.data.root(), context.spec.shape, shared.promised_mb(&context.spec.id))?;
+    admission::check(shared.data.root(), &context.spec, shared.promised(Some(&context.spec.id)))?;
     let _permit = context.or_cancelled(context.boot_permit()).await?;
     context.journal(Entry::Resuming { call: order.call.clone() }).await?;
     let started = Instant::now();

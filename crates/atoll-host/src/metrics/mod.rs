@@ -4,7 +4,9 @@
 //! disk), puts a point into the sandbox's rings (`atoll_domain::metrics`) and appends it to the file `metrics` in its directory
 //! ([`file`]), from which the next Atoll goes on. Reading and flushing never stop the sampling.
 //!
-//! Deliberately absent: what the guest says of itself, and the database: the control plane's.
+//! What the guest says of itself is noted by its actor every five seconds.
+//!
+//! Deliberately absent: the database, which is the control plane's.
 
 pub(crate) mod file;
 mod process;
@@ -33,6 +35,13 @@ pub(crate) struct Target {
     pub(crate) vcpus: u32,
 }
 
+/// What a guest says that it uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GuestUsage {
+    pub(crate) mem_bytes: u64,
+    pub(crate) disk_bytes: u64,
+}
+
 /// The rings of one sandbox and where its numbers come from.
 #[derive(Debug)]
 struct Series {
@@ -40,6 +49,7 @@ struct Series {
     file: Option<PointFile>,
     process: Option<Process>,
     last: Option<CpuReading>,
+    guest: Option<GuestUsage>,
 }
 
 /// The rings of all sandboxes.
@@ -91,10 +101,17 @@ impl Metrics {
             cpu_pct,
             mem_bytes: usage.resident,
             disk_bytes: disk.blocks() * BLOCK,
-            guest_mem_bytes: None,
-            guest_disk_bytes: None,
+            guest_mem_bytes: series.guest.map(|guest| guest.mem_bytes),
+            guest_disk_bytes: series.guest.map(|guest| guest.disk_bytes),
         });
         keep(target, series, &joined);
+    }
+
+    /// Takes over what a guest says of itself; it stands in the samples until it says something else.
+    pub(crate) fn note_guest(&self, id: &SandboxId, usage: Option<GuestUsage>) {
+        if let Some(series) = self.of(id) {
+            held(&series).guest = usage;
+        }
     }
 
     /// Closes what is incomplete of a sandbox that is sampled no more for now: its file is whole then.
@@ -137,7 +154,7 @@ fn begin(target: &Target) -> Arc<Mutex<Series>> {
             (None, Rings::default())
         }
     };
-    Arc::new(Mutex::new(Series { rings, file, process: None, last: None }))
+    Arc::new(Mutex::new(Series { rings, file, process: None, last: None, guest: None }))
 }
 
 /// Appends what joined; a file that fails is left alone from then on, the rings are not.

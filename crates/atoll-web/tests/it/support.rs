@@ -314,7 +314,7 @@ impl HostDriver for AgentHost {
                 max_vcpus: 8,
                 isolation: Isolation::Emulated,
                 templates: vec!["base".into()],
-                room: Room { total_mb: 8192, available_mb: 8192, promised_mb: 0, disk_free_mb: 100_000 },
+                room: Room { total_mb: 8192, available_mb: 8192, promised_mb: 0, disk_free_mb: 100_000, pause_mb: 0 },
             })
         })
     }
