@@ -32,6 +32,7 @@ struct Inner {
     store: Store,
     driver: Arc<dyn HostDriver>,
     clock: Arc<dyn Clock>,
+    started_at: i64,
     team: TeamId,
     host: HostId,
     tasks: TaskTracker,
@@ -79,12 +80,14 @@ impl Control {
         request_key: RequestKey,
         sealing: SealingKey,
     ) -> Result<(Self, Option<FirstStart>), ControlError> {
-        let (team, host, first) = bootstrap::ensure(&store, clock.now_micros()).await?;
+        let started_at = clock.now_micros();
+        let (team, host, first) = bootstrap::ensure(&store, started_at).await?;
         let seen = store.events_seen(&host).await?;
         let control = Self(Arc::new(Inner {
             store,
             driver,
             clock,
+            started_at,
             team,
             host,
             tasks: TaskTracker::new(),
@@ -129,6 +132,11 @@ impl Control {
 
     pub(crate) fn now(&self) -> i64 {
         self.0.clock.now_micros()
+    }
+
+    /// When this control plane started; whatever was begun before has nobody in this process.
+    pub(crate) fn started_at(&self) -> i64 {
+        self.0.started_at
     }
 
     pub(crate) fn first_team(&self) -> &TeamId {

@@ -37,8 +37,9 @@ impl Role {
     }
 }
 
-/// Who acts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who acts. Written down beside a call, so that whoever finishes it after a crash knows whose it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Principal {
     /// A person, in the context of one team.
     User {

@@ -210,14 +210,26 @@ impl HostAgent {
     /// Token and environment of a sandbox; waits until one that is being adopted is.
     ///
     /// # Errors
-    /// [`HostError::NotFound`], also for one that could not be adopted.
+    /// [`HostError::NotFound`], also for one that could not be adopted; why, for one of a newer Atoll's.
     pub async fn secrets(&self, id: &SandboxId) -> Result<SandboxSecrets, HostError> {
         let handle = self.handle(id).ok_or(HostError::NotFound)?;
         if handle.facts.borrow().state == HostSandboxState::Paused {
             return Err(HostError::WrongState { state: "paused".into() });
         }
         let mut secrets = handle.secrets;
-        let limit = tokio::time::timeout(SECRETS_LIMIT, secrets.wait_for(Option::is_some)).await;
+        let known = tokio::time::timeout(SECRETS_LIMIT, secrets.wait_for(Option::is_some));
+        // Its actor answers as soon as the adoption has an end.
+        let refused = async {
+            match self.sockets(id).await {
+                Err(error @ HostError::WrongState { .. }) => error,
+                _ => std::future::pending().await,
+            }
+        };
+        let limit = tokio::select! {
+            biased;
+            limit = known => limit,
+            error = refused => return Err(error),
+        };
         let found = limit.map_err(|_| HostError::Unavailable("the sandbox is not taken over".into()))?;
         let found = found.ok().and_then(|found| found.clone());
         found.map(|secrets| secrets.as_ref().clone()).ok_or(HostError::NotFound)

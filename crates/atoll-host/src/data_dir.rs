@@ -1,7 +1,7 @@
 //! The data directory: who may use it, and the few files that belong to no sandbox.
 //!
 //! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name. The
-//! instance's id is drawn once. The claim number, by which keepers know their newest owner, grows with each use and is on disk
+//! instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows with each use and is on disk
 //! before it is used.
 //!
 //! Deliberately absent: the database and `admin.json` (the control plane's).
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_domain::InstanceId;
+use atoll_net::Pool;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,35 @@ pub struct Lock {
 #[derive(Serialize, Deserialize)]
 struct InstanceFile {
     instance: InstanceId,
+    /// The address pool that was chosen last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pool: Option<String>,
+}
+
+impl InstanceFile {
+    const NAME: &str = "instance.json";
+
+    fn parse(path: &Path, text: &[u8]) -> Result<Self, StartError> {
+        serde_json::from_slice(text).map_err(|e| StartError::Malformed { path: path.to_owned(), why: e.to_string() })
+    }
+
+    fn write(&self, path: &Path) -> Result<(), StartError> {
+        let text = serde_json::to_vec(self);
+        let text = text.map_err(|e| StartError::Malformed { path: path.to_owned(), why: e.to_string() })?;
+        replace(path, &text, 0o600).map_err(StartError::file("write", path))
+    }
+}
+
+/// The address pool that the instance on a data directory chose last, and whether sandboxes are left that may have addresses of
+/// it; none where no instance chose one.
+pub fn chosen_pool(data: &Path) -> Option<(String, bool)> {
+    let path = data.join(InstanceFile::NAME);
+    let pool = InstanceFile::parse(&path, &fs::read(&path).ok()?).ok()?.pool?;
+    Some((pool, has_entries(&data.join("sandboxes"))))
+}
+
+fn has_entries(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// A data directory.
@@ -100,24 +130,39 @@ impl DataDir {
     /// # Errors
     /// When the file cannot be read, written or understood.
     pub fn instance(&self) -> Result<InstanceId, StartError> {
-        let path = self.root.join("instance.json");
+        let path = self.root.join(InstanceFile::NAME);
         match fs::read(&path) {
-            Ok(text) => {
-                let read: Result<InstanceFile, _> = serde_json::from_slice(&text);
-                read.map(|file| file.instance).map_err(|e| StartError::Malformed { path, why: e.to_string() })
-            }
+            Ok(text) => InstanceFile::parse(&path, &text).map(|file| file.instance),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let mut random = [0; 3];
                 getrandom::fill(&mut random)
                     .map_err(|e| StartError::file("draw an id for", &path)(std::io::Error::other(e)))?;
                 let instance = InstanceId::from_random(random);
-                let text = serde_json::to_vec(&InstanceFile { instance: instance.clone() });
-                let text = text.map_err(|e| StartError::Malformed { path: path.clone(), why: e.to_string() })?;
-                replace(&path, &text, 0o600).map_err(StartError::file("write", &path))?;
+                InstanceFile { instance: instance.clone(), pool: None }.write(&path)?;
                 Ok(instance)
             }
             Err(error) => Err(StartError::file("read", &path)(error)),
         }
+    }
+
+    /// The address pool: what was chosen before, as long as that may be; on disk when this returns.
+    ///
+    /// # Errors
+    /// No pool is possible, or `instance.json` cannot be read or written.
+    pub(crate) fn pool(&self, configured: Option<&str>) -> Result<Pool, StartError> {
+        let path = self.root.join(InstanceFile::NAME);
+        let text = fs::read(&path).map_err(StartError::file("read", &path))?;
+        let mut file = InstanceFile::parse(&path, &text)?;
+        let pool = atoll_net::keep_pool(file.pool.as_deref(), configured, has_entries(&self.sandboxes()))?;
+        let text = pool.to_string();
+        if configured.is_some_and(|configured| configured != text) {
+            tracing::warn!(%pool, "sandboxes have addresses of the earlier pool; the configured one waits for their end");
+        }
+        if file.pool.as_ref() != Some(&text) {
+            file.pool = Some(text);
+            file.write(&path)?;
+        }
+        Ok(pool)
     }
 
     /// Draws the next claim number; greater than any that this directory ever gave out.

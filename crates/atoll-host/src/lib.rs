@@ -35,7 +35,7 @@ mod step;
 
 pub use agent::{HostAgent, OnExit};
 pub use config::{AcceleratorChoice, HostConfig};
-pub use data_dir::{DataDir, Lock};
+pub use data_dir::{DataDir, Lock, chosen_pool};
 pub use error::StartError;
 pub use kvm::cached_kvm_verdict;
 pub use leftovers::{Remains, remains};

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atoll_domain::host::{Call, HostError, HostEvent, HostEventKind, HostSandboxState, SandboxSpec};
 use atoll_domain::objects::Holder;
 use atoll_domain::{Incarnation, SandboxId};
-use atoll_net::{NetConfig, NetError, NetPlan, Slots, choose_pool, plan};
+use atoll_net::{NetConfig, NetError, NetPlan, Slots, plan};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -158,7 +158,7 @@ impl Shared {
 /// The part of a start that blocks.
 pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Found>), StartError> {
     let instance = data.instance()?;
-    let pool = choose_pool(config.address_pool.as_deref())?;
+    let pool = data.pool(config.address_pool.as_deref())?;
     let net = NetConfig { instance, pool };
     let keeper = data.unpack_keeper(config.keeper)?;
     let events = Events::open(data.root())?;

@@ -28,6 +28,6 @@ pub use foreign::{ForeignDrop, foreign_drops, parse_foreign_drops};
 pub use host::{host_setup, host_teardown, remove_void_namespace, void_namespace};
 pub use leftovers::{Leftover, leftovers, remove_leftover};
 pub use plan::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NetConfig, NetPlan, PREFIX_LEN, TAP, host_rules, plan};
-pub use pool::{Pool, choose_pool};
+pub use pool::{Pool, choose_pool, keep_pool};
 pub use resolvers::{host_resolvers, parse_resolv_conf};
 pub use slots::{SLOTS, Slot, Slots};

@@ -2,7 +2,8 @@
 //!
 //! How it works: a slot takes a /31 of the pool. A configured range is checked against the host's routes and refused by
 //! name when one covers it; without one the first default range that no route touches is taken. Routes over Atoll's own
-//! interfaces do not count: two instances share a pool, because slots are the machine's.
+//! interfaces do not count: two instances share a pool, because slots are the machine's. What was chosen is kept: as long as
+//! sandboxes have addresses of it whatever the routes say, and afterwards until it clashes or another is configured.
 //!
 //! Deliberately absent: IPv6.
 
@@ -87,6 +88,23 @@ pub fn choose_pool(configured: Option<&str>) -> Result<Pool, NetError> {
     choose(configured, &table)
 }
 
+/// The pool to be used where one was chosen before; `in_use` says whether sandboxes have addresses of that one.
+///
+/// # Errors
+/// As [`choose_pool`]; one that was written down malformed.
+pub fn keep_pool(chosen: Option<&str>, configured: Option<&str>, in_use: bool) -> Result<Pool, NetError> {
+    let table = std::fs::read_to_string("/proc/net/route").map_err(NetError::file("read", "/proc/net/route"))?;
+    keep(chosen, configured, in_use, &table)
+}
+
+fn keep(chosen: Option<&str>, configured: Option<&str>, in_use: bool, table: &str) -> Result<Pool, NetError> {
+    match (chosen, configured) {
+        (Some(chosen), _) if in_use => Pool::parse(chosen),
+        (Some(chosen), None) => choose(Some(chosen), table).or_else(|_| choose(None, table)),
+        _ => choose(configured, table),
+    }
+}
+
 fn choose(configured: Option<&str>, table: &str) -> Result<Pool, NetError> {
     let routes = foreign_routes(table);
     let clash = |pool: &Pool| routes.iter().find(|(_, network, mask)| pool.overlaps(*network, *mask));
@@ -141,6 +159,18 @@ mod tests {
         let error = choose(Some("10.213.4.0/24"), TABLE).unwrap_err().to_string();
         assert!(error.contains("eth0") && error.contains("10.213.0.0/16"), "{error}");
         assert_eq!(choose(Some("10.99.0.0/20"), TABLE).unwrap().slots(), 2048);
+    }
+
+    #[test]
+    fn a_choice_is_kept_while_sandboxes_have_its_addresses_and_until_it_clashes() {
+        let kept = |chosen, configured, in_use| keep(chosen, configured, in_use, TABLE).unwrap().to_string();
+        assert_eq!(kept(None, None, false), "10.214.0.0/16");
+        assert_eq!(kept(Some("10.61.0.0/16"), None, false), "10.61.0.0/16", "not the first that is free");
+        assert_eq!(kept(Some("10.213.0.0/16"), None, true), "10.213.0.0/16", "whatever the routes say");
+        assert_eq!(kept(Some("10.213.0.0/16"), None, false), "10.214.0.0/16");
+        assert_eq!(kept(Some("10.61.0.0/16"), Some("10.99.0.0/20"), true), "10.61.0.0/16");
+        assert_eq!(kept(Some("10.61.0.0/16"), Some("10.99.0.0/20"), false), "10.99.0.0/20");
+        assert!(keep(Some("nonsense"), None, true, TABLE).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! Deliberately absent: calls that are over: rows say when, nothing more.
 
 use atoll_domain::host::Call;
-use atoll_domain::{OperationId, SandboxId};
+use atoll_domain::{OperationId, Principal, SandboxId};
 
 use crate::rows::{get, parse};
 use crate::{Store, StoreError, WriteTransaction};
@@ -79,6 +79,17 @@ impl Store {
         };
         rows.iter().map(read).collect()
     }
+
+    /// Who asked for a call; none when that was not written down, or by a version that tells of it otherwise.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn asked_by(&self, id: &OperationId) -> Result<Option<Principal>, StoreError> {
+        let sql = "SELECT principal FROM operations WHERE id = $1";
+        let Some(row) = self.row("read a call", sql, vec![id.as_str().into()]).await? else { return Ok(None) };
+        let text: Option<String> = get(&row, "principal")?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+    }
 }
 
 impl WriteTransaction {
@@ -120,6 +131,16 @@ impl WriteTransaction {
             subject.into(),
         ];
         self.execute("write a call down", sql, values).await.map(drop)
+    }
+
+    /// Notes who asked for a call.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_asker(&self, id: &OperationId, principal: &Principal) -> Result<(), StoreError> {
+        let sql = "UPDATE operations SET principal = $2 WHERE id = $1";
+        let text = serde_json::to_string(principal).ok();
+        self.execute("note who asked", sql, vec![id.as_str().into(), text.into()]).await.map(drop)
     }
 
     /// Notes that a call has its outcome.

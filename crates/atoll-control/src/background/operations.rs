@@ -5,7 +5,7 @@
 //! pause or a resume is closed once host and record agree about it. A create that the host finished, or did not, is settled by the comparison with
 //! the host ([`super::reconcile`]); here it is only closed once its sandbox is no longer pending.
 //!
-//! Deliberately absent: the one who asked. A destroy that is finished here stands in the audit log as the system's.
+//! Deliberately absent: authority. Whoever asked was allowed to; the audit row names them still.
 
 use std::collections::HashSet;
 
@@ -50,7 +50,8 @@ async fn settle(control: &Control, operation: &Operation, sandbox: Option<Sandbo
             tracing::info!(sandbox.id = %sandbox.id, "finishing a destroy that an earlier Atoll began");
             let _busy = control.busy(&sandbox.id);
             let call = Call { operation: operation.id.clone(), incarnation: last_life(&sandbox) };
-            control.finish_destroy(&Principal::System, &sandbox, &call, Step::OperationResumed).await?;
+            let asker = control.store().asked_by(&operation.id).await?.unwrap_or(Principal::System);
+            control.finish_destroy(&asker, &sandbox, &call, Step::OperationResumed).await?;
             Ok(true)
         }
         (OperationKind::Create, Some(sandbox)) if sandbox.status == SandboxStatus::Pending => Ok(false),

@@ -14,6 +14,8 @@ use crate::{Control, ControlError};
 
 /// How long a start may be under way, in microseconds; the agent's own deadlines are shorter.
 const UNDER_WAY: i64 = 60 * 1_000_000;
+/// The same of one that an earlier Atoll began, since this one's start: its agent may just be starting it.
+const CUT_OFF: i64 = 5 * 1_000_000;
 
 /// A process that was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +84,17 @@ impl Control {
                 }
                 let running = self.processes(principal, id).await?;
                 if let Some(found) = running.into_iter().find(|one| one.tag.as_deref() == Some(&kept.subject)) {
+                    // Known from now on, also when it has ended.
+                    let tx = self.store().begin(Step::BackgroundDone).await?;
+                    tx.note_outcome(&claim.place, &found.pid.to_string()).await?;
+                    tx.commit().await?;
                     return Ok(Done::before(Started { pid: found.pid, tag: kept.subject }));
                 }
-                if self.now() - kept.at < UNDER_WAY {
+                let (begun, limit) = match self.started_at() {
+                    started if kept.at < started => (started, CUT_OFF),
+                    _ => (kept.at, UNDER_WAY),
+                };
+                if self.now() - begun < limit {
                     return Err(ControlError::InProgress);
                 }
                 kept.subject

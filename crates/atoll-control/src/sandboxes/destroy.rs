@@ -51,6 +51,7 @@ impl Control {
         let call = Self::call(last_life(sandbox))?;
         let tx = self.store().begin(Step::DestroyIntent).await?;
         tx.begin_operation(&call, &sandbox.id, OperationKind::Destroy, self.now()).await?;
+        tx.note_asker(&call.operation, principal).await?;
         tx.commit().await?;
         self.finish_destroy(principal, sandbox, &call, Step::DestroyDone).await
     }

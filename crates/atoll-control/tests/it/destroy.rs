@@ -1,7 +1,7 @@
 //! Destroy: done only when the host says so (defect 20), told once.
 
 use atoll_control::ControlError;
-use atoll_domain::SandboxStatus;
+use atoll_domain::{Principal, SandboxStatus};
 use atoll_domain::host::HostError;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
@@ -127,4 +127,24 @@ async fn a_client_that_goes_away_does_not_stop_a_destroy() {
     eventually("the row to say so", stopped).await;
     assert!(fixture.host.sandboxes().is_empty());
     assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create", "destroy"]);
+}
+
+#[tokio::test]
+async fn a_destroy_that_is_finished_after_a_restart_names_who_asked_for_it() {
+    let mut fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    let _never_opened = fixture.host.hold_answer(Method::Destroy);
+    let (control, principal, id) = (fixture.control.clone(), fixture.principal.clone(), sandbox.id.to_string());
+    tokio::spawn(async move { control.destroy_sandbox(&principal, &id).await });
+    eventually("the host to end it", || async { fixture.host.sandboxes().is_empty().then_some(()) }).await;
+    fixture.restart().await;
+    fixture.start_loops();
+    let finished = || async {
+        let rows = fixture.control.store().audit(&fixture.first.team_id, 100).await.unwrap();
+        rows.into_iter().find(|row| row.action == "destroy")
+    };
+    let row = eventually("the audit row", finished).await;
+    let Principal::ApiKey { id, .. } = &fixture.principal else { panic!("the first key is a key") };
+    assert_eq!((row.actor_type.as_str(), row.actor_id), ("api_key", Some(id.to_string())));
+    fixture.control.shutdown().await;
 }

@@ -1,6 +1,6 @@
 //! Claims: never shared, given back only by their owner, and everything derived from them distinct.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use atoll_domain::{InstanceId, Network, SandboxId};
 use atoll_net::{NetConfig, NetError, Pool, SLOTS, Slot, Slots, plan};
@@ -48,6 +48,35 @@ fn claims_from_many_threads_are_distinct() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(all.len(), 32);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Two instances claim and give back in any order: a number has one owner, who keeps it until it is given back.
+    #[test]
+    fn numbers_are_reused_only_after_their_release(acts in prop::collection::vec((any::<bool>(), 0..2_usize, 0..12_u8), 1..60)) {
+        let dir = tempfile::tempdir().unwrap();
+        let slots = Slots::at(dir.path());
+        let instances = [instance("aaaaaa"), instance("bbbbbb")];
+        let mut owned = HashMap::new();
+        for (claims, who, n) in acts {
+            if claims {
+                let slot = slots.claim(&instances[who], &sandbox(n), 64).unwrap();
+                let others = owned.iter().any(|(owner, taken)| *taken == slot && *owner != (who, n));
+                prop_assert!(!others, "{slot:?} has two owners");
+                if let Some(before) = owned.insert((who, n), slot) {
+                    prop_assert_eq!(before, slot);
+                }
+            } else {
+                slots.release(&instances[who], &sandbox(n)).unwrap();
+                owned.remove(&(who, n));
+            }
+            for (who, instance) in instances.iter().enumerate() {
+                let kept = slots.of_instance(instance).unwrap().len();
+                prop_assert_eq!(kept, owned.keys().filter(|(owner, _)| *owner == who).count());
+            }
+        }
+    }
 }
 
 proptest! {

@@ -11,6 +11,7 @@ mod m0001_initial;
 mod m0002_idempotency;
 mod m0003_life;
 mod m0004_pause;
+mod m0005_principals;
 
 pub(crate) struct Migrator;
 
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_idempotency::Migration),
             Box::new(m0003_life::Migration),
             Box::new(m0004_pause::Migration),
+            Box::new(m0005_principals::Migration),
         ]
     }
 }

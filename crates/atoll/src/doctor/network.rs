@@ -21,13 +21,34 @@ fn root() -> Finding {
     }
 }
 
+/// What the instance on the data directory chose, and whether sandboxes have addresses of it.
 fn addresses(subject: &Subject) -> Finding {
-    match atoll_net::choose_pool(subject.address_pool.as_deref()) {
-        Ok(pool) => Finding::ok("addresses", format!("{pool}, for {} sandboxes at once", pool.slots())),
-        Err(error) => {
-            Finding::fail("addresses", error.to_string(), "set a range that nothing uses with --address-pool")
-        }
+    let configured = subject.address_pool.as_deref();
+    match atoll_host::chosen_pool(&subject.data) {
+        Some((chosen, true)) => match atoll_net::choose_pool(Some(&chosen)) {
+            Err(error) => Finding::fail(
+                "addresses",
+                format!("sandboxes have addresses of {chosen}, and: {error}"),
+                "end the sandboxes and start Atoll again: it chooses another range then",
+            ),
+            Ok(_) if configured.is_some_and(|configured| configured != chosen) => Finding::warn(
+                "addresses",
+                format!("sandboxes have addresses of {chosen}, which is not the configured range"),
+                "end the sandboxes and start Atoll again to change it",
+            ),
+            Ok(pool) => pool_found(pool),
+        },
+        chosen => match atoll_net::keep_pool(chosen.as_ref().map(|(pool, _)| pool.as_str()), configured, false) {
+            Ok(pool) => pool_found(pool),
+            Err(error) => {
+                Finding::fail("addresses", error.to_string(), "set a range that nothing uses with --address-pool")
+            }
+        },
     }
+}
+
+fn pool_found(pool: atoll_net::Pool) -> Finding {
+    Finding::ok("addresses", format!("{pool}, for {} sandboxes at once", pool.slots()))
 }
 
 fn firewall() -> Vec<Finding> {

@@ -1,8 +1,9 @@
 //! The table: who dies at which side of which step.
 //!
 //! How it works: made from the steps that the crates list; what must happen before a step can be passed stands in [`Case::prelude`].
+//! A new step appears here by itself.
 //!
-//! Deliberately absent: steps. A new one appears here by itself.
+//! Deliberately absent: steps, but for those that wait for a life ([`NOT_LED`]).
 
 use std::fmt;
 
@@ -29,7 +30,7 @@ pub(crate) struct Case {
 }
 
 /// What a start needs to have found for a step to be passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Prelude {
     /// Nothing but the resident.
     Nothing,
@@ -45,6 +46,11 @@ impl Case {
     /// The failpoint's name.
     pub(crate) fn place(&self) -> String {
         format!("{}.{}", self.step, self.edge)
+    }
+
+    /// The idempotency key of what its life asks for: a world outlives its cases, and no two share a name.
+    pub(crate) fn key(&self) -> String {
+        self.to_string()
     }
 
     /// What must have happened before.
@@ -70,6 +76,39 @@ impl fmt::Display for Case {
     }
 }
 
+/// Steps that no life passes yet: those of pausing, resuming and templates, whose lives come with their own tests. What stands neither
+/// here nor in a life fails `every_step_there_is_is_passed_by_a_life`.
+const NOT_LED: &[&str] = &[
+    "tx.pause-intent",
+    "tx.pause-done",
+    "tx.resume-intent",
+    "tx.resume-done",
+    "tx.lifetime-intent",
+    "tx.lifetime-done",
+    "tx.snapshot-intent",
+    "tx.snapshot-done",
+    "tx.template-removed",
+    "tx.template-gone",
+    "tx.reconcile-paused",
+    "tx.reconcile-resumed",
+    "journal.pausing",
+    "journal.paused",
+    "journal.flattened",
+    "journal.resuming",
+    "journal.memory-lost",
+    "journal.repaired",
+    "journal.lifetime",
+    "host.freeze",
+    "host.snapshot",
+    "host.manifest",
+    "host.continue",
+    "host.tidy",
+    "object.make",
+    "object.hold",
+    "object.release",
+    "object.remove",
+];
+
 /// All of them.
 pub(crate) fn cases() -> Vec<Case> {
     let store = atoll_store::Step::ALL.iter().map(|step| step.name());
@@ -77,7 +116,7 @@ pub(crate) fn cases() -> Vec<Case> {
     let host = atoll_host::Step::ALL.iter().map(|step| step.name());
     let mut out = Vec::new();
     for victim in [Victim::Atoll, Victim::Keeper, Victim::Vmm] {
-        for step in store.clone().chain(control.clone()).chain(host.clone()) {
+        for step in store.clone().chain(control.clone()).chain(host.clone()).filter(|step| !NOT_LED.contains(step)) {
             out.extend(["before", "after"].map(|edge| Case { step, edge, victim }));
         }
     }

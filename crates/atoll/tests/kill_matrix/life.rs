@@ -2,25 +2,43 @@
 //!
 //! How it works: Atoll starts with the failpoint armed and leads a life that passes every step: it takes the resident over, makes a
 //! sandbox, runs something in it, ends it, makes one whose VMM is killed, and fails to make one. As soon as the place is
-//! reached the victim dies; then Atoll dies too, starts again unarmed, and the checker looks.
+//! reached the victim dies; then Atoll dies too, starts again unarmed, and the checker looks. What was asked under an
+//! idempotency key is asked again, and must have happened once.
 //!
 //! Deliberately absent: an opinion about what a cut-off call should have become, as long as everybody agrees on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::case::{Case, Prelude, Victim};
-use super::checker;
+use super::case::{Case, Prelude, Victim, cases};
 use super::world::{LIMIT, World, request, shell, until};
+use super::{checker, keyed};
+
+/// What a life has done so far, and whether it is to go on.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// A create was sent under the key.
+    create_sent: AtomicBool,
+    /// Between two acts: no more of them.
+    enough: AtomicBool,
+}
+
+impl Progress {
+    fn is_enough(&self) -> bool {
+        self.enough.load(Ordering::SeqCst)
+    }
+}
 
 /// Plays a case; the difference that was found is the error.
 pub(crate) async fn play(world: &mut World, case: &Case) -> Result<&'static str, String> {
     if case.prelude() == Prelude::Fresh {
         let mut fresh = World::empty();
-        let how = reach_and_kill(&mut fresh, case).await;
-        let checked = check(&mut fresh).await;
-        fresh.end().await;
+        let how = reach_and_kill(&mut fresh, case, &Arc::default()).await;
+        let checked = check(&mut fresh, None).await;
         checked?;
         return how;
     }
@@ -29,13 +47,45 @@ pub(crate) async fn play(world: &mut World, case: &Case) -> Result<&'static str,
         Prelude::DiedDestroying(place) => die_at(world, place, true).await?,
         Prelude::Nothing | Prelude::Fresh => {}
     }
-    let how = reach_and_kill(world, case).await?;
-    check(world).await?;
+    let progress = Arc::new(Progress::default());
+    let how = reach_and_kill(world, case, &progress).await?;
+    let key = case.key();
+    check(world, progress.create_sent.load(Ordering::SeqCst).then_some(&key)).await?;
     Ok(how)
 }
 
+/// Every place that lives pass, by one life on a new data directory and one start after each prelude; nobody dies on the way.
+pub(crate) async fn places() -> Result<BTreeSet<String>, String> {
+    let mut world = World::empty();
+    let log = world.file("places");
+    let log_text = log.display().to_string();
+    let variables = [("ATOLL_FAILPOINT_LOG", log_text.as_str())];
+    let preludes: BTreeSet<_> = cases().iter().map(Case::prelude).collect();
+    for prelude in [Prelude::Fresh].into_iter().chain(preludes) {
+        match prelude {
+            Prelude::DiedCreating(place) => die_at(&mut world, place, false).await?,
+            Prelude::DiedDestroying(place) => die_at(&mut world, place, true).await?,
+            Prelude::Nothing | Prelude::Fresh => {}
+        }
+        world.start(&variables)?;
+        let never = world.file("never");
+        if !world.is_up(&never).await? {
+            return Err("Atoll does not start".into());
+        }
+        let (data, client) = (world.data(), world.client());
+        if prelude == Prelude::Fresh {
+            world.ensure_resident().await?;
+            lead(&client, &data, "places", &Progress::default()).await;
+        }
+        until("it does not settle", Duration::from_secs(60), async || checker::compare(&data, &client).await).await?;
+        world.kill();
+    }
+    let text = fs::read_to_string(log).map_err(|e| e.to_string())?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
 /// Leads a life up to the place, and lets the victim die there.
-async fn reach_and_kill(world: &mut World, case: &Case) -> Result<&'static str, String> {
+async fn reach_and_kill(world: &mut World, case: &Case, progress: &Arc<Progress>) -> Result<&'static str, String> {
     let (held, place) = (world.file("held"), case.place());
     // Left by a case that failed.
     let _ = fs::remove_file(&held);
@@ -45,12 +95,12 @@ async fn reach_and_kill(world: &mut World, case: &Case) -> Result<&'static str, 
         variables.push(("ATOLL_FAILPOINT_HOLD", held_text.as_str()));
     }
     let before = checker::sandboxes(&world.data());
-    world.start(&variables).await?;
+    world.start(&variables)?;
     let client = if world.is_up(&held).await? { Some(world.client()) } else { None };
-    let data = world.data();
+    let (data, key, done) = (world.data(), case.key(), Arc::clone(progress));
     let life = tokio::spawn(async move {
         if let Some(client) = client {
-            lead(&client, &data).await;
+            lead(&client, &data, &key, &done).await;
         }
     });
     let reached = until("the place", LIMIT, async || match (world.is_dead(), held.exists()) {
@@ -74,6 +124,7 @@ async fn reach_and_kill(world: &mut World, case: &Case) -> Result<&'static str, 
             }
             fs::remove_file(&held).map_err(|e| e.to_string())?;
             // What was under way ends, well or not; only then does Atoll die.
+            progress.enough.store(true, Ordering::SeqCst);
             let _ = tokio::time::timeout(Duration::from_secs(5), async {
                 while !life.is_finished() && !world.is_dead() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -89,21 +140,36 @@ async fn reach_and_kill(world: &mut World, case: &Case) -> Result<&'static str, 
 }
 
 /// One life that passes every step. What fails on the way is the checker's to judge.
-async fn lead(client: &atoll_client::Client, data: &Path) {
-    if let Ok(first) = client.create(&request()).await {
-        let _ = shell(client, &first.id, "echo hello").await;
-        let _ = client.destroy(&first.id).await;
+async fn lead(client: &atoll_client::Client, data: &Path, key: &str, progress: &Progress) {
+    progress.create_sent.store(true, Ordering::SeqCst);
+    if let Ok(first) = keyed::create(data, key).await {
+        if !progress.is_enough() {
+            let _ = shell(client, &first, "echo hello").await;
+        }
+        if !progress.is_enough() {
+            let _ = keyed::start(data, &first, key).await;
+        }
+        if progress.is_enough() {
+            return;
+        }
+        let _ = client.destroy(&first).await;
+    }
+    if progress.is_enough() {
+        return;
     }
     if let Ok(second) = client.create(&request()).await {
         // Ends by itself: its event is told, taken in and forgotten.
         checker::kill_of(data, &second.id, Victim::Vmm);
         let deadline = Instant::now() + LIMIT;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !progress.is_enough() {
             match client.sandbox(&second.id).await {
                 Ok(sandbox) if sandbox.status == atoll_api::SandboxStatus::Stopped => break,
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+    if progress.is_enough() {
+        return;
     }
     // Without its program no keeper starts.
     let hidden = hide_keeper(data);
@@ -112,7 +178,12 @@ async fn lead(client: &atoll_client::Client, data: &Path) {
         let _ = fs::rename(to, from);
     }
     // Uses are written down every few seconds.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    for _ in 0..70 {
+        if progress.is_enough() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn hide_keeper(data: &Path) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
@@ -122,9 +193,9 @@ fn hide_keeper(data: &Path) -> Option<(std::path::PathBuf, std::path::PathBuf)> 
     Some((program, hidden))
 }
 
-/// Starts Atoll unarmed and waits until everything agrees.
-async fn check(world: &mut World) -> Result<(), String> {
-    world.start(&[]).await?;
+/// Starts Atoll unarmed and waits until everything agrees; what was asked under a key is asked again.
+async fn check(world: &mut World, key: Option<&str>) -> Result<(), String> {
+    world.start(&[])?;
     let nothing = world.file("never");
     if !world.is_up(&nothing).await? {
         return Err("Atoll does not start again".into());
@@ -133,6 +204,14 @@ async fn check(world: &mut World) -> Result<(), String> {
     let _ = fs::remove_file(data.join("bin/hidden"));
     until("it does not settle", Duration::from_secs(60), async || checker::compare(&data, &client).await).await?;
     world.resident_lives().await?;
+    if let Some(key) = key {
+        let made = keyed::create_settles(&data, key).await?;
+        // Its answer may tell of one that was destroyed since.
+        let sandbox = client.sandbox(&made).await.map_err(|e| e.to_string())?;
+        if sandbox.status == atoll_api::SandboxStatus::Running {
+            keyed::start_settles(&data, &client, &made, key).await?;
+        }
+    }
     // Whatever a cut-off create left running is as good as any other.
     for sandbox in client.sandboxes().await.map_err(|e| e.to_string())? {
         let said = shell(&client, &sandbox.id, "echo ok").await?;
@@ -152,7 +231,7 @@ async fn check(world: &mut World) -> Result<(), String> {
 /// An Atoll that dies at a place while it makes, or ends, a sandbox.
 async fn die_at(world: &mut World, place: &str, destroy: bool) -> Result<(), String> {
     let nothing = world.file("never");
-    world.start(&[("ATOLL_FAILPOINT", place)]).await?;
+    world.start(&[("ATOLL_FAILPOINT", place)])?;
     if world.is_up(&nothing).await? {
         let client = world.client();
         let made = client.create(&request()).await;

@@ -3,18 +3,23 @@
 //! How it works: the table of cases is made from the steps that the crates list themselves: each step, before and after it, times who
 //! dies. A case starts Atoll with that failpoint armed, leads a life that passes it, lets the victim die by SIGKILL, starts
 //! Atoll again and lets the checker compare database, journals, processes, namespaces, interfaces, tables, control groups,
-//! mounts, slots and open calls. A step that no life passes fails the matrix. Beside every case a resident sandbox runs on.
+//! mounts, slots and open calls. A step that no life passes fails a test of its own, whatever cases are run. Beside every case a
+//! resident sandbox runs on.
 //!
-//! `ATOLL_KILL_MATRIX=all` runs all cases; otherwise as many as fit into `ATOLL_KILL_MATRIX_SECONDS` (200), beginning at a place that
-//! follows from `ATOLL_KILL_MATRIX_SEED` (the commit), so that commits share the table among them.
+//! `ATOLL_KILL_MATRIX=all` runs all cases; otherwise as many as fit into `ATOLL_KILL_MATRIX_SECONDS` (180), beginning at a place that
+//! follows from `ATOLL_KILL_MATRIX_SEED` (the commit), so that commits share the table among them. `ATOLL_KILL_MATRIX_ONLY` picks by
+//! a part of a case's name. `ATOLL_KILL_MATRIX_WORLDS` (2) instances play cases at the same time, each with its own.
 //!
 //! Deliberately absent: figures.
 
 mod case;
 mod checker;
+mod keyed;
 mod life;
 mod world;
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use case::{Case, Victim, cases};
@@ -31,40 +36,76 @@ fn every_step_has_its_cases_and_names_are_distinct() {
     }
 }
 
+/// The slice of a commit may hold no case of a step that the commit adds; this tells at once that no life passes it.
 #[test]
-fn nothing_is_lost_wherever_somebody_dies() {
-    let all = std::env::var("ATOLL_KILL_MATRIX").is_ok_and(|text| text == "all");
-    let number = |name: &str| std::env::var(name).ok();
-    let seconds = number("ATOLL_KILL_MATRIX_SECONDS").and_then(|text| text.parse().ok()).unwrap_or(200);
-    let seed = number("ATOLL_KILL_MATRIX_SEED").unwrap_or_default();
-    let only = number("ATOLL_KILL_MATRIX_ONLY").unwrap_or_default();
-    let mut table: Vec<Case> = cases().into_iter().filter(|case| case.to_string().contains(&only)).collect();
-    let first = usize::try_from(seed.bytes().fold(5381_u64, |h, b| h.wrapping_mul(33) ^ u64::from(b)) % 997).unwrap();
-    let length = table.len();
-    table.rotate_left(first % length);
+fn every_step_there_is_is_passed_by_a_life() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (mut found, mut run, started) = (Vec::new(), 0, Instant::now());
-    runtime.block_on(async {
-        let mut world = world::World::new().await;
-        for case in table {
-            if !all && started.elapsed() > Duration::from_secs(seconds) {
-                break;
-            }
-            let began = Instant::now();
-            let outcome = life::play(&mut world, &case).await;
-            run += 1;
-            match outcome {
-                Ok(how) => println!("{case}: {how} ({:.1} s)", began.elapsed().as_secs_f32()),
-                Err(difference) => {
-                    println!("{case}: DIFFERENCE: {difference}\n{}", world.last_log());
-                    found.push(format!("{case}: {difference}"));
-                    world = world.replace().await;
-                }
+    let passed = runtime.block_on(life::places()).unwrap();
+    let wanted: BTreeSet<String> = cases().iter().map(Case::place).collect();
+    let missed: Vec<_> = wanted.difference(&passed).collect();
+    assert!(missed.is_empty(), "no life passes {missed:?}: lead one through it in life.rs");
+}
+
+/// What is to be run, from the environment.
+struct Plan {
+    cases: VecDeque<Case>,
+    /// When no further case is begun.
+    deadline: Option<Instant>,
+    worlds: usize,
+}
+
+impl Plan {
+    fn read() -> Self {
+        let text = |name: &str| std::env::var(format!("ATOLL_KILL_MATRIX{name}")).ok().filter(|text| !text.is_empty());
+        let number = |name: &str, otherwise: u64| text(name).map_or(otherwise, |text| text.parse().expect("a number"));
+        let only = text("_ONLY").unwrap_or_default();
+        let mut table: Vec<Case> = cases().into_iter().filter(|case| case.to_string().contains(&only)).collect();
+        let seed = text("_SEED").unwrap_or_default();
+        let hash = seed.bytes().fold(5381_u64, |h, b| h.wrapping_mul(33) ^ u64::from(b));
+        if let Some(first) = usize::try_from(hash % 9973).unwrap().checked_rem(table.len()) {
+            table.rotate_left(first);
+        }
+        let all = text("").is_some_and(|text| text == "all");
+        let deadline = (!all).then(|| Instant::now() + Duration::from_secs(number("_SECONDS", 180)));
+        Self { cases: table.into(), deadline, worlds: usize::try_from(number("_WORLDS", 2)).unwrap() }
+    }
+}
+
+#[derive(Default)]
+struct Report {
+    run: usize,
+    found: Vec<String>,
+}
+
+/// Takes cases until there is none, or no time.
+async fn work(queue: &Mutex<VecDeque<Case>>, deadline: Option<Instant>, report: &Mutex<Report>) {
+    let mut world = world::World::new().await;
+    while deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let Some(case) = queue.lock().unwrap().pop_front() else { break };
+        let began = Instant::now();
+        let outcome = life::play(&mut world, &case).await;
+        report.lock().unwrap().run += 1;
+        match outcome {
+            Ok(how) => println!("{case}: {how} ({:.1} s)", began.elapsed().as_secs_f32()),
+            Err(difference) => {
+                println!("{case}: DIFFERENCE: {difference}\n{}", world.last_log());
+                report.lock().unwrap().found.push(format!("{case}: {difference}"));
+                world = world.replace().await;
             }
         }
-        world.end().await;
-    });
-    println!("{run} of {length} cases run, {} differences", found.len());
+    }
+}
+
+#[test]
+fn nothing_is_lost_wherever_somebody_dies() {
+    let Plan { cases, deadline, worlds } = Plan::read();
+    let (length, started) = (cases.len(), Instant::now());
+    let (queue, report) = (Mutex::new(cases), Mutex::new(Report::default()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let workers = (0..worlds).map(|_| work(&queue, deadline, &report));
+    runtime.block_on(futures_util::future::join_all(workers));
+    let Report { run, found } = report.into_inner().unwrap();
+    println!("{run} of {length} cases run in {:.0} s, {} differences", started.elapsed().as_secs_f32(), found.len());
     assert!(run > 0, "no case ran");
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
 }

@@ -29,6 +29,7 @@ pub(crate) struct Atoll {
 #[derive(Debug)]
 pub(crate) struct World {
     dir: TempDir,
+    data: PathBuf,
     pub(crate) resident: Option<String>,
     pub(crate) atoll: Option<Atoll>,
 }
@@ -61,7 +62,7 @@ impl World {
     /// One with a resident.
     pub(crate) async fn new() -> Self {
         let mut world = Self::empty();
-        world.start(&[]).await.expect("Atoll starts");
+        world.start(&[]).expect("Atoll starts");
         world.ensure_resident().await.expect("a resident");
         world.kill();
         world
@@ -69,12 +70,18 @@ impl World {
 
     /// One that was never used.
     pub(crate) fn empty() -> Self {
+        Self::below("data")
+    }
+
+    /// The same, its data directory named by a path below one of its own.
+    pub(crate) fn below(path: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-kill-").tempdir().expect("a directory");
-        Self { dir, resident: None, atoll: None }
+        let data = dir.path().join(path);
+        Self { dir, data, resident: None, atoll: None }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.data.clone()
     }
 
     /// A file for the test's own use.
@@ -83,7 +90,7 @@ impl World {
     }
 
     /// Starts Atoll with these variables; the answer is whether it answers or has died.
-    pub(crate) async fn start(&mut self, variables: &[(&str, &str)]) -> Result<(), String> {
+    pub(crate) fn start(&mut self, variables: &[(&str, &str)]) -> Result<(), String> {
         let log = File::create(self.file("log")).map_err(|e| e.to_string())?;
         let mut command = Command::new(binary());
         for (name, _) in std::env::vars_os().filter(|(name, _)| name != "ATOLL_CACHE") {
@@ -170,27 +177,37 @@ impl World {
 
     /// Gives this one up, whatever state it is in, and makes another.
     pub(crate) async fn replace(self) -> Self {
-        self.end().await;
+        drop(self);
         Self::new().await
     }
 
-    /// Ends everything in it.
-    pub(crate) async fn end(mut self) {
+    /// Ends all sandboxes and this Atoll, in order, as far as that can be done.
+    pub(crate) fn end(&mut self) {
         self.kill();
-        if self.start(&[("ATOLL_ON_EXIT", "destroy")]).await.is_ok()
-            && self.is_up(&self.file("never")).await == Ok(true)
-            && let Some(mut atoll) = self.atoll.take()
-        {
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(atoll.child.id()).expect("a pid"));
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            let _ = atoll.child.wait();
+        if !self.data.join("instance.json").exists() || self.start(&[("ATOLL_ON_EXIT", "destroy")]).is_err() {
+            return;
         }
+        let Some(mut atoll) = self.atoll.take() else { return };
+        let deadline = Instant::now() + LIMIT;
+        while Client::new(&Endpoint::Data(self.data.clone())).is_err()
+            && matches!(atoll.child.try_wait(), Ok(None))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(atoll.child.id()).expect("a pid"));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        while matches!(atoll.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.atoll = Some(atoll);
+        self.kill();
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.kill();
+        self.end();
     }
 }
 

@@ -1,0 +1,114 @@
+//! A host whose disk is full: nothing new is begun, what runs stands still and goes on, and nothing is lost.
+//!
+//! How it works: the data directory lies on a small tmpfs, which a file of the test's fills to the last byte.
+//!
+//! Deliberately absent: what a real disk does when it fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use atoll_client::{Client, ClientError};
+use atoll_store::Store;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::world::{LIMIT, World, request, shell, until};
+use super::{PAUSE, checker};
+
+/// Enough for a create, which wants 512 MiB to be free.
+const SIZE: &str = "size=800m,mode=0700";
+
+/// A file system of its own, over a directory.
+struct SmallDisk {
+    at: PathBuf,
+    filler: PathBuf,
+}
+
+impl SmallDisk {
+    fn over(at: PathBuf) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), Some(SIZE)).unwrap();
+        let filler = at.join("filler");
+        Self { at, filler }
+    }
+
+    fn free(&self) -> u64 {
+        let stat = nix::sys::statvfs::statvfs(&self.at).unwrap();
+        stat.blocks_available() * stat.fragment_size()
+    }
+
+    /// Leaves so many bytes.
+    fn fill_up_to(&self, left: u64) {
+        let file = fs::OpenOptions::new().create(true).append(true).open(&self.filler).unwrap();
+        let before = i64::try_from(file.metadata().unwrap().len()).unwrap();
+        let more = i64::try_from(self.free().saturating_sub(left)).unwrap();
+        nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), before, more).unwrap();
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(&self.filler).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // What still uses it keeps it until it has ended.
+        let _ = umount2(&self.at, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What happened to a sandbox, the newest first.
+async fn history(data: &Path, id: &str) -> Vec<String> {
+    let store = Store::open_sqlite(&data.join("atoll.db")).await.unwrap();
+    let found = store.happenings(&id.parse().unwrap(), 20).await.unwrap();
+    store.close().await;
+    found.iter().map(|happening| happening.kind.as_str().to_owned()).collect()
+}
+
+async fn refused(client: &Client) -> String {
+    match client.create(&request()).await {
+        Err(ClientError::Refused(problem)) => format!("{} {}", problem.status, problem.detail),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_what_is_new_and_halts_what_runs_until_there_is_space() {
+    let mut world = World::below("disk/data");
+    let disk = SmallDisk::over(world.file("disk"));
+    world.up().await;
+    let (client, data) = (world.client(), world.data());
+    let id = client.create(&request()).await.unwrap().id;
+
+    disk.fill_up_to(100 << 20);
+    let text = refused(&client).await;
+    assert!(text.starts_with("503") && text.contains("512"), "what was missing is not told: {text}");
+    assert_eq!(checker::sandboxes(&data).len(), 1, "something was made of what was refused");
+
+    // Its own disk has more room than the host's: the write is the guest's right, and meets the host's end.
+    let line = "head -c 200000000 /dev/urandom > /root/big && sync && sha256sum < /root/big > /root/sum && sync; echo $? > /tmp/done";
+    shell(&client, &id, &format!("({line}) >/dev/null 2>&1 &")).await.unwrap();
+    let told = until("the VM to stand still", LIMIT, async || match history(&data, &id).await {
+        kinds if kinds.iter().any(|kind| kind == "disk_full") => Ok(()),
+        kinds => Err(format!("{kinds:?}")),
+    });
+    told.await.unwrap_or_else(|why| panic!("{why}\n{}", world.last_log()));
+    disk.make_room();
+    let on = until("the VM to go on", LIMIT, async || match history(&data, &id).await {
+        kinds if kinds.first().is_some_and(|kind| kind == "goes_on") => Ok(()),
+        kinds => Err(format!("{kinds:?}")),
+    });
+    on.await.unwrap_or_else(|why| panic!("{why}\n{}", world.last_log()));
+    let written = until("the write", LIMIT, async || {
+        tokio::time::sleep(PAUSE).await;
+        let said = shell(&client, &id, "cat /tmp/done").await?;
+        if said.exit_code == 0 { Ok(said.stdout) } else { Err(said.stderr) }
+    });
+    assert_eq!(written.await.unwrap(), "0\n");
+    // From the disk, not from the guest's memory.
+    let line = "echo 3 > /proc/sys/vm/drop_caches; sha256sum < /root/big | cmp - /root/sum && echo same";
+    assert_eq!(shell(&client, &id, line).await.unwrap().stdout, "same\n");
+    world.agrees().await;
+    client.destroy(&id).await.unwrap();
+    world.end();
+    drop(disk);
+}

@@ -1,0 +1,70 @@
+//! Two instances on one machine: under load, and when one of them is killed and cleaned.
+
+use std::collections::BTreeSet;
+
+use atoll_api::{CreateSandboxRequest, HostFacts};
+use atoll_client::Client;
+
+use super::world::{World, request, shell};
+
+const ROUNDS: usize = 2;
+const AT_ONCE: usize = 2;
+
+/// Creates, runs and ends sandboxes, several at once; those of the last round are left.
+async fn load(client: &Client) -> Vec<String> {
+    let mut left = Vec::new();
+    for round in 0..ROUNDS {
+        let made = futures_util::future::join_all((0..AT_ONCE).map(|n| async move {
+            let network = ["internet", "none"][n % 2];
+            let request = CreateSandboxRequest { network: Some(network.into()), ..request() };
+            let id = client.create(&request).await.unwrap().id;
+            let said = shell(client, &id, &format!("echo {id} > /root/me; cat /root/me")).await.unwrap();
+            assert_eq!(said.stdout.trim(), id);
+            id
+        }));
+        left = made.await;
+        if round + 1 < ROUNDS {
+            let ends = left.iter().map(|id| client.destroy(id));
+            futures_util::future::join_all(ends).await.into_iter().for_each(|ended| ended.unwrap());
+        }
+    }
+    left
+}
+
+async fn facts(client: &Client, ids: &[String]) -> Vec<(HostFacts, Option<String>)> {
+    let mut out = Vec::new();
+    for id in ids {
+        let sandbox = client.sandbox(id).await.unwrap();
+        out.push((sandbox.host.unwrap(), sandbox.host_ip));
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_instances_under_load_share_nothing_and_one_is_killed_and_cleaned_without_the_other() {
+    let (mut one, other) = (World::running().await, World::running().await);
+    let (left, right) = (one.client(), other.client());
+    let (ones, others) = tokio::join!(load(&left), load(&right));
+    one.agrees().await;
+    other.agrees().await;
+    let all = [facts(&left, &ones).await, facts(&right, &others).await].concat();
+    let count = |named: Vec<String>| (named.iter().collect::<BTreeSet<_>>().len(), named.len());
+    let uids = count(all.iter().map(|(facts, _)| facts.uid.unwrap().to_string()).collect());
+    let spaces = count(all.iter().map(|(facts, _)| facts.namespace.clone().unwrap()).collect());
+    let interfaces = count(all.iter().filter_map(|(facts, _)| facts.interface.clone()).collect());
+    let addresses = count(all.iter().filter_map(|(_, address)| address.clone()).collect());
+    assert_eq!([uids, spaces], [(2 * AT_ONCE, 2 * AT_ONCE); 2], "{all:?}");
+    assert_eq!([interfaces, addresses], [(AT_ONCE, AT_ONCE); 2], "{all:?}");
+
+    let data = one.data();
+    let file = std::fs::read_to_string(data.join("instance.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&file).unwrap();
+    let instance = file["instance"].as_str().unwrap().to_owned().try_into().unwrap();
+    one.end();
+    let remains = atoll_host::remains(&instance, &data, &ones);
+    assert!(remains.is_empty(), "{remains:?}");
+    other.agrees().await;
+    for id in &others {
+        assert_eq!(shell(&right, id, "cat /root/me").await.unwrap().stdout.trim(), id);
+    }
+}
