@@ -1,8 +1,8 @@
 //! Destroy: done only when the host says so (defect 20), told once.
 
 use atoll_control::ControlError;
-use atoll_domain::{Principal, SandboxStatus};
 use atoll_domain::host::HostError;
+use atoll_domain::{Principal, SandboxStatus};
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
 #[tokio::test]

@@ -43,7 +43,8 @@ pub(crate) async fn start_settles(data: &Path, client: &Client, id: &str, key: &
     let pid = until("a start that is sent again", SETTLED, async || start(data, id, key).await).await?;
     let again = start(data, id, key).await?;
     let running = client.processes(id).await.map_err(|e| e.to_string())?.processes;
-    let made: Vec<u32> = running.iter().filter(|p| p.args.first().is_some_and(|a| a == "4242")).map(|p| p.pid).collect();
+    let made: Vec<u32> =
+        running.iter().filter(|p| p.args.first().is_some_and(|a| a == "4242")).map(|p| p.pid).collect();
     if again == pid && made.iter().map(|pid| u64::from(*pid)).eq([pid]) {
         return Ok(());
     }
