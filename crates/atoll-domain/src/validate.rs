@@ -248,7 +248,7 @@ pub fn envs<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> Result<(
 fn shown(name: &str) -> String {
     match name.split_once('=') {
         Some((before, _)) => format!("{}=…", clip(before)),
-        None => clip(name).to_string(),
+        None => clip(name),
     }
 }
 
