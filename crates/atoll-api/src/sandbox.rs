@@ -189,6 +189,7 @@ pub struct UpdateSandboxRequest {
 }
 
 /// Tells `null` from absent.
+#[allow(clippy::option_option, reason = "absent, null and a value are three things")]
 fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
 }

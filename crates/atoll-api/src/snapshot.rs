@@ -1,4 +1,8 @@
 //! Templates that teams make of their sandboxes.
+//!
+//! How it works: plain serde types; a create names a template by its name.
+//!
+//! Deliberately absent: where its objects lie; that is its host's.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,4 +1,8 @@
 //! A sandbox's life: pause, resume, limits, templates, what it used and what happened to it.
+//!
+//! How it works: one method a route; what may have to boot or write a memory has a longer deadline.
+//!
+//! Deliberately absent: trying again: each of these may be repeated as it is.
 
 use std::time::Duration;
 

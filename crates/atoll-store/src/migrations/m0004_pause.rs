@@ -1,4 +1,8 @@
 //! What pausing and resuming need: a sandbox's sealed secrets, and what a call is about besides its sandbox.
+//!
+//! How it works: columns are added; what an older binary does not know has a default.
+//!
+//! Deliberately absent: a way back.
 
 use sea_orm_migration::prelude::*;
 

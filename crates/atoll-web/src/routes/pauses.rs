@@ -1,4 +1,8 @@
 //! Pausing, resuming, and how long a sandbox may live.
+//!
+//! How it works: bodies become the control plane's input; an answer comes when the host has done it.
+//!
+//! Deliberately absent: rules: which state allows what is decided below.
 
 use atoll_api::{ModeRequest, Problem, Sandbox, UpdateSandboxRequest};
 use atoll_control::sandboxes::on_expiry;

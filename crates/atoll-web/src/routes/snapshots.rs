@@ -1,4 +1,8 @@
 //! Templates that teams make of their sandboxes.
+//!
+//! How it works: bodies and queries become the control plane's input, its records the API's types.
+//!
+//! Deliberately absent: contents of templates.
 
 use atoll_api::{CreateSnapshotRequest, Problem, Snapshot};
 use atoll_control::snapshots::SnapshotInput;

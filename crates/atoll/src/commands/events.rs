@@ -1,4 +1,9 @@
 //! `atoll events`
+//!
+//! How it works: the newest come from the server; they are printed the oldest first, as a table, in a pipe as tabs, or
+//! JSON.
+//!
+//! Deliberately absent: following.
 
 use anyhow::Result;
 use atoll_api::SandboxEvent;

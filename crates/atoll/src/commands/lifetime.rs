@@ -1,4 +1,8 @@
 //! `atoll update`
+//!
+//! How it works: only the flags that were given are sent, so that what is absent stays.
+//!
+//! Deliberately absent: limits and defaults; they are the server's.
 
 use anyhow::Result;
 use atoll_api::UpdateSandboxRequest;

@@ -1,4 +1,8 @@
 //! `atoll snapshot` and `atoll template`
+//!
+//! How it works: one call each; removing several goes on after a failure, which makes the exit code.
+//!
+//! Deliberately absent: copying templates between Atolls.
 
 use anyhow::Result;
 use atoll_api::{CreateSnapshotRequest, Snapshot};
