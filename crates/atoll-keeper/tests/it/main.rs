@@ -6,5 +6,6 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod command_line;
 mod hostile;
 mod memory;

@@ -97,3 +97,46 @@ async fn the_documentation_comes_whole_out_of_the_binary() {
     let json = service.bare(Method::GET, "/openapi.json", &[], "").await.json();
     assert_eq!(json, serde_json::to_value(atoll_web::openapi()).unwrap_or(Value::Null));
 }
+
+/// What the clients of that family call for commands, files, terminals and processes.
+#[test]
+fn every_route_of_the_family_is_there_and_takes_what_its_clients_send() {
+    let document: Value = serde_json::from_str(&std::fs::read_to_string(committed()).unwrap()).unwrap();
+    let base = "/v1/capsules/{id}";
+    for (method, path, fields) in [
+        ("post", "/exec", &["cmd", "args", "background", "timeout_sec", "envs", "cwd", "tag"][..]),
+        ("get", "/exec/stream", &[]),
+        ("get", "/processes", &[]),
+        ("delete", "/processes/{process}", &[]),
+        ("get", "/processes/{process}/stream", &[]),
+        ("post", "/files/read", &["path"]),
+        ("post", "/files/write", &["path", "file"]),
+        ("post", "/files/list", &["path", "depth"]),
+        ("post", "/files/mkdir", &["path"]),
+        ("post", "/files/remove", &["path"]),
+        ("post", "/files/stream/write", &["path", "file"]),
+        ("post", "/files/stream/read", &["path"]),
+        ("get", "/pty", &[]),
+    ] {
+        let operation = &document["paths"][format!("{base}{path}")][method];
+        assert!(operation.is_object(), "{method} {path} is not there");
+        let body = operation["requestBody"]["content"].as_object().and_then(|kinds| kinds.values().next());
+        for field in fields {
+            let reference = body.unwrap()["schema"]["$ref"].as_str().unwrap();
+            let name = reference.rsplit('/').next().unwrap();
+            let properties = &document["components"]["schemas"][name]["properties"];
+            assert!(properties.get(field).is_some(), "{method} {path} takes no `{field}`: {properties}");
+        }
+    }
+    let frames = |name: &str| document["components"]["schemas"][name].to_string();
+    for (name, kinds) in [
+        ("ExecClientFrame", &["start", "stop"][..]),
+        ("StreamFrame", &["start", "stdout", "stderr", "exit", "error"]),
+        ("PtyClientFrame", &["start", "connect", "input", "resize", "kill", "pong"]),
+        ("PtyFrame", &["started", "output", "exit", "error", "ping"]),
+    ] {
+        for kind in kinds {
+            assert!(frames(name).contains(&format!("\"{kind}\"")), "{name} has no `{kind}`");
+        }
+    }
+}

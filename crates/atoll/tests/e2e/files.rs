@@ -50,9 +50,17 @@ async fn what_cannot_be_read_or_written_is_told_as_such() {
 #[tokio::test]
 async fn a_full_disk_is_told_as_one_and_the_agent_goes_on() {
     let guest = Guest::new().await;
-    guest.sh("! dd if=/dev/zero of=/root/fill bs=1M 2>/dev/null; sync; echo").await;
+    let filled = guest.exec(&["dd", "if=/dev/zero", "of=/root/fill", "bs=1M"]).await;
+    assert_eq!(filled.exit_code, 1, "the program hears of it itself");
+    assert!(filled.stderr.contains("No space left on device"), "{}", filled.stderr);
+    guest.sh("sync; echo").await;
     let refused = guest.write("/root/more", &[7; 1 << 20]).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::DiskFull), "{refused:?}");
+    let atoll_client::ClientError::Refused(problem) = &refused else { panic!("{refused:?}") };
+    assert_eq!(problem.status, 507);
+    // While it is still full.
+    assert_eq!(guest.sh("echo here; ls / | wc -l | tr -d 0-9").await, "here");
+    assert!(guest.read("/etc/hostname").await.is_ok());
     guest.sh("rm -f /root/fill /root/more").await;
     guest.write("/root/more", &[7; 1 << 20]).await.unwrap();
     guest.end().await;
