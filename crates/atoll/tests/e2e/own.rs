@@ -42,8 +42,7 @@ async fn files_of_ones_own_are_booted_and_the_agent_served() {
     std::fs::copy(cached("kernels", "vmlinux"), &kernel).unwrap();
     std::fs::copy(cached("images", "base.ext4"), &rootfs).unwrap();
     let text = |path: &PathBuf| Some(path.display().to_string());
-    let request =
-        CreateSandboxRequest { kernel: text(&kernel), rootfs: text(&rootfs), debug_port: true, ..small() };
+    let request = CreateSandboxRequest { kernel: text(&kernel), rootfs: text(&rootfs), debug_port: true, ..small() };
     let refused = server.client().create(&request).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::Forbidden), "{refused:?}");
     let local = server.local();
