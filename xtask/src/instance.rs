@@ -170,6 +170,8 @@ impl Running {
 /// `up`, by a command that starts the binary.
 fn up_on<'a>(command: &'a mut Command, data: &Path) -> &'a mut Command {
     command.arg("up").arg("--data").arg(data);
+    // Demo and benchmarks of a boot are about a boot; one beside it would be in the way. `bench life` asks for goldens.
+    command.arg("--golden-shapes").arg(std::env::var("ATOLL_GOLDEN_SHAPES").unwrap_or_else(|_| "none".into()));
     command.args(["--listen", "127.0.0.1:0", "--on-exit", "destroy", "--log", "warn"])
 }
 

@@ -31,19 +31,22 @@ const RETRY: Duration = Duration::from_secs(60);
 
 /// Keeps goldens until the agent stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let work = async {
-        while let Err(error) = keep(&shared).await {
-            tracing::warn!(%error, "a golden could not be made; trying again in a minute");
-            tokio::time::sleep(RETRY).await;
+    // A boot under way is never dropped: it ends by the same word, and gives its VM back.
+    while let Err(error) = keep(&shared).await {
+        if shared.stopping.is_cancelled() {
+            return;
         }
-    };
-    // A boot under way ends by the same word, and is given back by itself or by the next start.
-    shared.stopping.run_until_cancelled(work).await;
+        tracing::warn!(%error, "a golden could not be made; trying again in a minute");
+        if shared.stopping.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Makes what is there into what shall be there.
 async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
-    let ready = shared.ready().await?;
+    let Some(ready) = shared.stopping.run_until_cancelled(shared.ready()).await else { return Ok(()) };
+    let ready = ready?;
     let budget = shared.config.golden_budget_mb << 20;
     let (wanted, there) = (wanted(shared, &ready), there(shared).await?);
     let found: Vec<Golden> = there.iter().map(|(golden, _)| golden.clone()).collect();
@@ -55,7 +58,9 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
     }
     for at in plan.boot {
         let want = &wanted[at];
-        quiet(shared).await;
+        if shared.stopping.run_until_cancelled(quiet(shared)).await.is_none() {
+            return Ok(());
+        }
         admission::check_shape(shared.data.root(), want.shape.shape(), shared.promised(None))?;
         let name = name(&want.template, want.shape, &want.identity);
         let bytes = actor::golden::build(shared, &want.template, want.shape.shape(), name.clone()).await?;

@@ -120,7 +120,9 @@ impl Server {
     pub(crate) fn start_at(data: Arc<Data>, mut command: Command, listen: &str) -> Self {
         without_settings(&mut command);
         let log = File::options().create(true).append(true).open(data.log()).unwrap();
-        command.args(["up", "--listen", listen, "--on-exit", "destroy", "--data"]).arg(data.path());
+        // Goldens are tried by e2e_life; a boot beside every test would only make each slower.
+        command.args(["up", "--golden-shapes", "none", "--listen", listen, "--on-exit", "destroy", "--data"]);
+        command.arg(data.path());
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, receiver) = mpsc::channel();

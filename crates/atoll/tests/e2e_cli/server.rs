@@ -41,7 +41,9 @@ impl Server {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new(binary());
-        command.args(["up", "--on-exit", "destroy", "--listen", "127.0.0.1:0", "--data"]).arg(dir.path().join("data"));
+        command
+            .args(["up", "--golden-shapes", "none", "--on-exit", "destroy", "--listen", "127.0.0.1:0", "--data"])
+            .arg(dir.path().join("data"));
         let mut child = command.current_dir(dir.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();

@@ -98,7 +98,7 @@ impl World {
                 command.env_remove(name);
             }
         }
-        command.args(["up", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
+        command.args(["up", "--golden-shapes", "none", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).envs(variables.iter().copied());
         let child = command.spawn().map_err(|e| e.to_string())?;
         self.atoll = Some(Atoll { child, client: None });
