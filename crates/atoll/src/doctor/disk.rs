@@ -15,12 +15,25 @@ const NEEDED_MB: u64 = 2 * 1024;
 const TOOLS: [(&str, &str); 3] = [("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("dpkg-deb", "dpkg")];
 
 pub(super) fn examine(subject: &Subject) -> Vec<Finding> {
-    vec![
+    let mut found = vec![
         space("space", "data", &subject.data),
         space("space", "cache", &subject.cache),
         reflink(&subject.data),
         tools(),
-    ]
+    ];
+    found.extend(in_memory(&subject.data));
+    found
+}
+
+/// A file system in memory: lost at a restart of the machine, and full when memory is.
+fn in_memory(data: &Path) -> Option<Finding> {
+    let dir = nearest(data);
+    let stat = nix::sys::statfs::statfs(&dir).ok()?;
+    (stat.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC).then(|| {
+        let found =
+            format!("{} is a tmpfs: VMs end when it is full, and everything with the machine's restart", dir.display());
+        Finding::warn("space", found, "put the data directory on a disk")
+    })
 }
 
 fn space(check: &'static str, of: &str, dir: &Path) -> Finding {

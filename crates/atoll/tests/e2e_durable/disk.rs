@@ -1,21 +1,23 @@
 //! A host whose disk is full: nothing new is begun, what runs stands still and goes on, and nothing is lost.
 //!
-//! How it works: the data directory lies on a small tmpfs, which a file of the test's fills to the last byte.
+//! How it works: the data directory lies on a small ext4 of its own (a file on a loop device of the test's), which another file fills. As
+//! on any ext4 the last blocks are root's, so that Atoll can tell what happened while its VMs find the disk full.
 //!
-//! Deliberately absent: what a real disk does when it fails.
+//! Deliberately absent: tmpfs. There the guest's memory lies on the same full disk, and a VM ends by SIGBUS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use atoll_client::{Client, ClientError};
 use atoll_store::Store;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 
 use super::world::{LIMIT, World, request, shell, until};
 use super::{PAUSE, checker};
 
 /// Enough for a create, which wants 512 MiB to be free.
-const SIZE: &str = "size=800m,mode=0700";
+const SIZE: u64 = 1 << 30;
 
 /// A file system of its own, over a directory.
 struct SmallDisk {
@@ -26,7 +28,11 @@ struct SmallDisk {
 impl SmallDisk {
     fn over(at: PathBuf) -> Self {
         fs::create_dir_all(&at).unwrap();
-        mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), Some(SIZE)).unwrap();
+        let image = at.with_extension("image");
+        fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
+        run("mke2fs", &["-q", "-F", "-t", "ext4"], &[&image]);
+        run("mount", &["-o", "loop"], &[&image, &at]);
+        fs::remove_dir(at.join("lost+found")).unwrap();
         let filler = at.join("filler");
         Self { at, filler }
     }
@@ -47,6 +53,11 @@ impl SmallDisk {
     fn make_room(&self) {
         fs::remove_file(&self.filler).unwrap();
     }
+}
+
+fn run(program: &str, words: &[&str], paths: &[&Path]) {
+    let done = Command::new(program).args(words).args(paths).output().unwrap();
+    assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 impl Drop for SmallDisk {
