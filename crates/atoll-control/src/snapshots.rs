@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
-use atoll_domain::host::{Call, MakeTemplate, SandboxSecrets, TemplateFacts};
+use atoll_domain::host::{Call, MakeTemplate, OWN_TEMPLATE, SandboxSecrets, TemplateFacts};
 use atoll_domain::record::{Sandbox, Template, TemplateKind};
 use atoll_domain::{Invalid, Principal, SandboxStatus, TeamId, validate};
 use atoll_store::{OperationKind, Step};
@@ -76,7 +76,7 @@ impl Control {
             return Err(ControlError::NotRunning { id: input.sandbox_id, status: sandbox.status });
         }
         let bases = self.driver().capacity().await?.templates;
-        if name == MINIMAL || bases.contains(&name) {
+        if [MINIMAL, OWN_TEMPLATE].contains(&name.as_str()) || bases.contains(&name) {
             return Err(ControlError::Conflict { what: format!("a base template named `{name}`") });
         }
         if !input.overwrite && self.store().template(&sandbox.team, &name).await?.is_some() {

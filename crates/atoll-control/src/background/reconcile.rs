@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::{Happening, HappeningKind};
-use atoll_domain::host::SandboxFacts;
+use atoll_domain::host::{HostSandboxState, SandboxFacts};
 use atoll_domain::reconcile::{Observed, Remedy, remedy};
 use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
@@ -91,7 +91,16 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
             (Remedy::Destroy, _, Some(facts)) => {
                 tracing::warn!(sandbox.id = %id, "the host has a sandbox that nobody wants; ending it");
                 match control.driver().destroy(Control::call(facts.incarnation)?, id.clone()).await {
-                    Ok(_) => status.destroyed.push(id),
+                    Ok(_) => {
+                        // Of one that runs the next round says that it is gone; a paused one would be waited for.
+                        let stuck = facts.state == HostSandboxState::Stuck;
+                        let paused = |sandbox: &&Sandbox| stuck && sandbox.status == SandboxStatus::Paused;
+                        if let Some(sandbox) = record.as_ref().filter(paused) {
+                            let ended = AuditAction::SandboxEnded;
+                            over(control, sandbox, SandboxStatus::Stopped, ended, &mut status).await?;
+                        }
+                        status.destroyed.push(id);
+                    }
                     // The others are not to suffer from it; the next round tries again.
                     Err(error) => tracing::error!(sandbox.id = %id, %error, "it could not be ended"),
                 }
@@ -109,6 +118,8 @@ async fn paused(
     facts: &SandboxFacts,
     status: &mut Status,
 ) -> Result<(), ControlError> {
+    // What the host tells by itself says which limit it was; a comparison could only say that it is so.
+    super::host_events::caught_up(control).await?;
     let unknown = Paused { at: control.now(), generation: None, quiesced: false, bytes: 0 };
     let kept = facts.paused.as_ref().unwrap_or(&unknown);
     let used = control.used_so_far(sandbox).await;

@@ -185,6 +185,33 @@ async fn what_the_host_pauses_by_itself_is_kept_with_all_that_it_used() {
 }
 
 #[tokio::test]
+async fn the_limit_that_was_reached_is_told_however_late_the_events_come() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    fixture.host.expire(&id, Cause::MaxLifetime);
+    let gate = fixture.host.hold(Method::Watch);
+    fixture.start_loops();
+    gate.reached().await;
+    // The comparison has found it paused by now.
+    eventually("a comparison", async || (fixture.host.calls(Method::LatestEvent) > 0).then_some(())).await;
+    gate.open();
+    let paused = || async { (status(&fixture, &id).await == SandboxStatus::Paused).then_some(()) };
+    eventually("the pause to be written down", paused).await;
+    assert_eq!(history(&fixture, &id).await, ["created", "started", "expired", "paused"]);
+}
+
+#[tokio::test]
+async fn a_paused_one_that_a_destroy_could_not_give_back_is_ended_and_written_down() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    pause(&fixture, &id).await.unwrap();
+    fixture.host.stick(&id);
+    assert_eq!(activate(&fixture.control).await.unwrap().destroyed, std::slice::from_ref(&id));
+    assert_eq!(status(&fixture, &id).await, SandboxStatus::Stopped);
+    assert!(fixture.host.sandboxes().is_empty());
+}
+
+#[tokio::test]
 async fn a_limit_that_could_not_be_kept_to_is_told_and_it_runs_on() {
     let fixture = ControlBox::start().await;
     let sandbox = fixture.sandbox().await;

@@ -103,7 +103,7 @@ async fn names_belong_to_a_team_and_base_templates_keep_theirs() {
     control.create_snapshot(&other, input(false)).await.unwrap();
     control.create_snapshot(&other, input(true)).await.unwrap();
     assert_eq!(control.snapshot(principal, "warm").await.unwrap(), made, "another team's is untouched");
-    for reserved in ["base", "minimal"] {
+    for reserved in ["base", "minimal", "own"] {
         assert!(matches!(snapshot(&fixture, &id, reserved, true).await, Err(ControlError::Conflict { .. })));
     }
     for wrong in ["../x", "-x", "a/b", &"x".repeat(65)] {
