@@ -39,6 +39,8 @@ const FREEZE: Duration = Duration::from_secs(5);
 /// What came of it.
 pub(super) struct CopyOutcome {
     pub(super) alive: Option<Box<Alive>>,
+    /// What is kept of a paused one; a flattening that ended meanwhile has changed it.
+    pub(super) kept: Option<Box<Kept>>,
     pub(super) result: Result<TemplateFacts, HostError>,
     /// Why the VM is gone, if it is.
     pub(super) ended: Option<String>,
@@ -66,7 +68,7 @@ pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: M
     } else if let Ok(state) = vm.keeper.state().await {
         ended = state.exited.map(exit_reason);
     }
-    Finished::Copied(CopyOutcome { alive: Some(alive), result, ended })
+    Finished::Copied(CopyOutcome { alive: Some(alive), kept: None, result, ended })
 }
 
 /// Of a paused one, which stays so.
@@ -102,7 +104,7 @@ pub(super) async fn of_paused(
         Ok((bytes, 0))
     })
     .await;
-    Finished::Copied(CopyOutcome { alive: None, result, ended: None })
+    Finished::Copied(CopyOutcome { alive: None, kept: Some(Box::new(kept)), result, ended: None })
 }
 
 /// Runs `fill` on a fresh object, which becomes the template if that ends well. One that is there already is answered.

@@ -131,19 +131,19 @@ impl Actor {
                 self.resumed(*alive);
                 Event::Resumed
             }
-            Finished::Resumed(Err(failure)) => {
-                if let (true, Some(kept)) = (failure.memory_lost, &mut self.kept) {
-                    kept.paused.generation = None;
-                    kept.diff = false;
-                    let paused = kept.paused.clone();
-                    self.facts.send_modify(|facts| facts.paused = Some(paused));
-                }
-                self.failure = Some(failure.error);
-                self.facts.send_modify(without_vm);
+            Finished::Resumed(Err((error, kept))) => {
+                self.failure = Some(error);
+                let paused = kept.paused.clone();
+                self.kept = Some(*kept);
+                self.facts.send_modify(|facts| {
+                    without_vm(facts);
+                    facts.paused = Some(paused);
+                });
                 Event::ResumeFailed
             }
-            Finished::Copied(CopyOutcome { alive, result, ended }) => {
+            Finished::Copied(CopyOutcome { alive, kept, result, ended }) => {
                 self.alive = alive.map(|alive| *alive);
+                self.kept = kept.map(|kept| *kept).or(self.kept.take());
                 self.waiting.note_copy(result);
                 match ended {
                     Some(reason) => {

@@ -40,7 +40,7 @@ pub(super) struct Order {
 }
 
 /// Why a resume failed.
-pub(super) struct ResumeFailure {
+struct ResumeFailure {
     pub(super) error: HostError,
     /// The VM had begun to run: the memory that was kept is of no use any more.
     pub(super) memory_lost: bool,
@@ -65,17 +65,14 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
             tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
         }
         if failure.memory_lost {
-            let kept = Kept { paused: without_memory(&kept), ..kept };
-            if let Err(error) = context.journal(Entry::Paused(Box::new(kept))).await {
+            kept.paused.generation = None;
+            kept.diff = false;
+            if let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await {
                 tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
             }
         }
     }
-    Finished::Resumed(resumed)
-}
-
-fn without_memory(kept: &Kept) -> atoll_domain::record::Paused {
-    atoll_domain::record::Paused { generation: None, ..kept.paused.clone() }
+    Finished::Resumed(resumed.map_err(|failure| (failure.error, Box::new(kept))))
 }
 
 async fn resume(

@@ -24,10 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::copying::CopyOutcome;
 use super::pausing::PauseOutcome;
-use super::resuming::ResumeFailure;
 use super::vmm::{self, Alive};
 use crate::error::{failed, join_failed};
-use crate::journal::{Entry, History, Journal, Sources};
+use crate::journal::{Entry, History, Journal, Kept, Sources};
 use crate::ready::Ready;
 use crate::shared::Shared;
 
@@ -38,7 +37,8 @@ pub(super) enum Finished {
     Adopted(Adoption),
     Paused(PauseOutcome),
     Settled,
-    Resumed(Result<Box<Alive>, ResumeFailure>),
+    /// With what is kept after a failure.
+    Resumed(Result<Box<Alive>, (HostError, Box<Kept>)>),
     Copied(CopyOutcome),
     Released(Result<(), HostError>),
 }

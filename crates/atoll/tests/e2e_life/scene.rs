@@ -87,6 +87,11 @@ impl Scene {
         entries.filter(|path| path.is_dir()).collect()
     }
 
+    /// A sandbox's directory.
+    pub(crate) fn directory(&self, id: &SandboxId) -> PathBuf {
+        self.root().join("sandboxes").join(id.as_str())
+    }
+
     /// Directories of sandboxes, a golden's boot among them.
     pub(crate) fn sandboxes(&self) -> usize {
         std::fs::read_dir(self.root().join("sandboxes")).unwrap().count()
