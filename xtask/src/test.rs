@@ -88,6 +88,10 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
         programs = compile(workspace)?;
         Ok(())
     });
+    let (matrix, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_matrix);
+    for program in matrix {
+        println!("{}: in `make soak` alone, until all of its cases have run clean once", program.name());
+    }
     let (vms, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::boots_vms);
     for (name, key, programs, limit) in
         [("tests", "tests", units, UNIT_LIMIT), ("tests with VMs", "vms", vms, VM_LIMIT)]
