@@ -50,6 +50,8 @@ async fn what_cannot_be_read_or_written_is_told_as_such() {
 #[tokio::test]
 async fn a_full_disk_is_told_as_one_and_the_agent_goes_on() {
     let guest = Guest::new().await;
+    // Most of it at once: writing all of it takes minutes on a busy machine.
+    guest.sh("fallocate -l $(( $(df --output=avail -B1M /root | tail -1) - 16 ))M /root/most").await;
     let filled = guest.exec(&["dd", "if=/dev/zero", "of=/root/fill", "bs=1M"]).await;
     assert_eq!(filled.exit_code, 1, "the program hears of it itself");
     assert!(filled.stderr.contains("No space left on device"), "{}", filled.stderr);
@@ -61,7 +63,7 @@ async fn a_full_disk_is_told_as_one_and_the_agent_goes_on() {
     // While it is still full.
     assert_eq!(guest.sh("echo here; ls / | wc -l | tr -d 0-9").await, "here");
     assert!(guest.read("/etc/hostname").await.is_ok());
-    guest.sh("rm -f /root/fill /root/more").await;
+    guest.sh("rm -f /root/most /root/fill /root/more").await;
     guest.write("/root/more", &[7; 1 << 20]).await.unwrap();
     guest.end().await;
 }
