@@ -89,11 +89,20 @@ async fn a_create_restores_a_golden_and_outlives_it() {
     sandbox.pause(PauseMode::Memory).await;
     let (id, life, request) = (sandbox.id.clone(), sandbox.life, sandbox.request.clone());
     drop((sandbox, larger, cold));
-    // No golden is wanted any more; what rests on its object goes on.
-    let scene = scene.restart(OnExit::Keep, "").await;
+    // Another agent (what follows an ELF file is not of it), and no golden is wanted any more; what rests on the old ones goes on.
+    let other: &'static [u8] = Vec::leak([crate::embedded::GUEST, b"another"].concat());
+    let scene = scene.restart_with(OnExit::Keep, "", other).await;
+    atoll_testkit::eventually("the golden to be dropped", || async { scene.has_no_golden().then_some(()) }).await;
     let mut sandbox = scene.again(id, life, request);
     sandbox.resume(PauseMode::Memory).await;
     assert_eq!(sandbox.sh("sha256sum < /dev/shm/a").await, sum);
+    let all: Vec<_> = scene.host.list().await.unwrap();
+    for facts in all {
+        let call = atoll_testkit::ids::call(facts.incarnation);
+        scene.host.destroy(call, facts.id).await.unwrap();
+    }
+    let left = scene.allocated();
+    assert!(left < 1024 * 1024 && scene.objects().is_empty(), "{left} bytes are left");
     drop(sandbox);
     scene.end().await;
 }

@@ -24,7 +24,7 @@ pub(crate) struct Scene {
     instance: InstanceId,
 }
 
-async fn agent(root: &Path, goldens: &str) -> (HostAgent, InstanceId) {
+async fn agent(root: &Path, goldens: &str, guest: &'static [u8]) -> (HostAgent, InstanceId) {
     assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let (data, lock) = DataDir::open(root).unwrap();
     let instance = data.instance().unwrap();
@@ -33,7 +33,7 @@ async fn agent(root: &Path, goldens: &str) -> (HostAgent, InstanceId) {
         data: root.to_owned(),
         cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
         keeper: embedded::KEEPER,
-        guest: embedded::GUEST,
+        guest,
         address_pool: None,
         accelerator: AcceleratorChoice::Auto,
         golden_shapes: goldens.split(',').filter(|s| !s.is_empty()).map(|s| GoldenShape::parse(s).unwrap()).collect(),
@@ -50,17 +50,22 @@ impl Scene {
 
     pub(crate) async fn with_goldens(goldens: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-life-").tempdir().unwrap();
-        let (agent, instance) = agent(&dir.path().join("data"), goldens).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens, embedded::GUEST).await;
         Self { dir, host: InProcess(agent), instance }
     }
 
     /// Stops the host agent in an orderly way and starts another. Sandboxes made before must be dropped or given the new one:
     /// whoever holds the old agent holds the directory's lock.
     pub(crate) async fn restart(self, on_exit: OnExit, goldens: &str) -> Self {
+        self.restart_with(on_exit, goldens, embedded::GUEST).await
+    }
+
+    /// The same with another guest agent.
+    pub(crate) async fn restart_with(self, on_exit: OnExit, goldens: &str, guest: &'static [u8]) -> Self {
         let Self { dir, host, .. } = self;
         host.0.shutdown(on_exit).await;
         drop(host);
-        let (agent, instance) = agent(&dir.path().join("data"), goldens).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens, guest).await;
         Self { dir, host: InProcess(agent), instance }
     }
 
@@ -90,6 +95,34 @@ impl Scene {
     /// A sandbox's directory.
     pub(crate) fn directory(&self, id: &SandboxId) -> PathBuf {
         self.root().join("sandboxes").join(id.as_str())
+    }
+
+    /// Whether no golden is kept: as the journal of objects says.
+    pub(crate) fn has_no_golden(&self) -> bool {
+        let text = std::fs::read_to_string(self.root().join("objects/journal")).unwrap();
+        let mut held = std::collections::BTreeSet::new();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let golden = line["holder"]["kind"] == "golden";
+            let what = (line["object"].to_string(), line["holder"].to_string());
+            match line["step"].as_str() {
+                Some("made" | "held") if golden => drop(held.insert(what)),
+                Some("dropped") if golden => drop(held.remove(&what)),
+                _ => {}
+            }
+        }
+        held.is_empty()
+    }
+
+    /// Bytes that all objects and sandboxes take on the disk.
+    pub(crate) fn allocated(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        fn of(path: &Path) -> u64 {
+            let meta = std::fs::symlink_metadata(path).unwrap();
+            let inner = meta.is_dir().then(|| std::fs::read_dir(path).unwrap().map(|entry| of(&entry.unwrap().path())));
+            meta.blocks() * 512 + inner.map_or(0, Iterator::sum)
+        }
+        of(&self.root().join("objects")) + of(&self.root().join("sandboxes"))
     }
 
     /// Directories of sandboxes, a golden's boot among them.
