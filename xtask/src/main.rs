@@ -34,7 +34,7 @@ usage: cargo xtask COMMAND
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix
-  bench WHAT [--pairs N] [--profile release|dist]
+  bench WHAT [--pairs N] [--sandboxes N] [--profile release|dist] [--binary FILE]
         boot       create to the first exec result, in turns with the bare sequence (50 pairs)
         exec       execs, keys, transfers, names, idle streams, in turns with a VM without Atoll (50); `dns` and `streams` alone too
         footprint  memory with 0 and 20 sandboxes, a keeper's own, start to listening (5 rounds)

@@ -12,18 +12,17 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{machine, pairs, statistics};
-use crate::build::{self, Profile};
+use super::{Options, machine, pairs, statistics};
 use crate::instance::{Running, parse};
 use crate::workspace::{Workspace, is_root};
 
 /// Measures with 20 and 60 sandboxes (or what is asked for), so many kills each, and prints.
-pub(crate) fn run(workspace: &Workspace, profile: Profile, counts: &[usize], kills: usize) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options, counts: &[usize], kills: usize) -> Result<()> {
     if !is_root() {
         bail!("run it as root: it reads the memory of other users' processes");
     }
-    let binary = build::run(workspace, profile)?;
-    let bench = pairs::build(workspace, profile)?;
+    let binary = options.atoll(workspace)?;
+    let bench = pairs::build(workspace, options.profile)?;
     let mut atoll = Running::start(binary)?;
     let begun = machine::now()?;
     let mut ids: Vec<String> = Vec::new();

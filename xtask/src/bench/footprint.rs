@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{machine, statistics};
-use crate::build::{self, Profile};
+use super::{Options, machine, statistics};
 use crate::instance::{Running, parse};
 use crate::workspace::{Workspace, is_root};
 
@@ -33,11 +32,12 @@ struct Samples {
 }
 
 /// Measures so many rounds and prints.
-pub(crate) fn run(workspace: &Workspace, profile: Profile, rounds: usize) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options, rounds: usize) -> Result<()> {
     if !is_root() {
         bail!("run it as root: it reads the memory of other users' processes");
     }
-    let binary = build::run(workspace, profile)?;
+    let binary = options.atoll(workspace)?;
+    let sandboxes = options.sandboxes.unwrap_or(SANDBOXES);
     let begun = machine::now()?;
     let mut samples = Samples::default();
     let mut described = String::new();
@@ -50,24 +50,24 @@ pub(crate) fn run(workspace: &Workspace, profile: Profile, rounds: usize) -> Res
         let started = atoll.stop_and_start()?;
         atoll.wait()?;
         samples.next_start.push(ms(started));
-        samples.take(&atoll)?;
+        samples.take(&atoll, sandboxes)?;
         eprintln!("round {round} of {rounds}");
         described = machine::describe(begun, &atoll)?;
         atoll.stop()?;
     }
     let size = fs::metadata(&binary).context("no binary")?.len();
-    println!("binary, profile {}: {size} bytes", profile.name());
-    samples.report()?;
+    println!("binary ({}): {size} bytes", binary.display());
+    samples.report(sandboxes)?;
     println!("{described}");
     Ok(())
 }
 
 impl Samples {
-    fn take(&mut self, atoll: &Running) -> Result<()> {
+    fn take(&mut self, atoll: &Running, sandboxes: usize) -> Result<()> {
         std::thread::sleep(REST);
         self.empty.push(machine::memory(atoll.pid(), &["Rss"])?);
         let mut keepers = Vec::new();
-        for _ in 0..SANDBOXES {
+        for _ in 0..sandboxes {
             let created = parse(&atoll.ask(&["create", "--memory", "128", "--output", "json"])?)?;
             let id = created["id"].as_str().context("`atoll create` answered without an id")?;
             let facts = parse(&atoll.ask(&["get", id, "--output", "json"])?)?;
@@ -83,11 +83,11 @@ impl Samples {
         Ok(())
     }
 
-    fn report(&self) -> Result<()> {
+    fn report(&self, sandboxes: usize) -> Result<()> {
         statistics::print("start to listening in an empty data directory, ms", &self.first_start)?;
         statistics::print("start to listening in one that is there, ms", &self.next_start)?;
         statistics::print("resident memory of Atoll with 0 sandboxes, KiB", &self.empty)?;
-        statistics::print(&format!("resident memory of Atoll with {SANDBOXES} sandboxes, KiB"), &self.full)?;
+        statistics::print(&format!("resident memory of Atoll with {sandboxes} sandboxes, KiB"), &self.full)?;
         let grown: Vec<f64> = self.full.iter().zip(&self.empty).map(|(full, empty)| full - empty).collect();
         statistics::print("  difference, by round", &grown)?;
         statistics::print("private memory of a keeper, dirty, KiB", &self.keeper_dirty)?;

@@ -11,27 +11,62 @@ pub(crate) mod machine;
 pub(crate) mod pairs;
 pub(crate) mod statistics;
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, bail};
 
-use crate::build::Profile;
+use crate::build::{self, Profile};
 use crate::workspace::Workspace;
 
-/// Runs one benchmark, with its options.
-pub(crate) fn run(workspace: &Workspace, what: &str, options: &[&str]) -> Result<()> {
-    let (mut pairs, mut profile) = (None, Profile::Dist);
-    let mut options = options.iter();
-    while let Some(option) = options.next() {
-        let value = options.next().with_context(|| format!("{option} takes a value"))?;
-        match *option {
-            "--pairs" => pairs = Some(value.parse().with_context(|| format!("--pairs `{value}` is not a number"))?),
-            "--profile" => profile = Profile::parse(value)?,
-            other => bail!("`{other}` is not known; there are --pairs and --profile"),
+/// How a benchmark is run.
+#[derive(Debug)]
+pub(crate) struct Options {
+    profile: Profile,
+    /// A binary that is there, instead of one that is built.
+    binary: Option<PathBuf>,
+    /// Pairs, rounds or kills.
+    times: Option<usize>,
+    /// How many sandboxes, where that counts.
+    sandboxes: Option<usize>,
+}
+
+impl Options {
+    fn parse(words: &[&str]) -> Result<Self> {
+        let mut options = Self { profile: Profile::Dist, binary: None, times: None, sandboxes: None };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let value = words.next().with_context(|| format!("{word} takes a value"))?;
+            let number = || value.parse().with_context(|| format!("{word} `{value}` is not a number"));
+            match *word {
+                "--pairs" => options.times = Some(number()?),
+                "--sandboxes" => options.sandboxes = Some(number()?),
+                "--profile" => options.profile = Profile::parse(value)?,
+                "--binary" => options.binary = Some(std::path::absolute(value).context("the path of the binary")?),
+                other => bail!("`{other}` is not known; there are --pairs, --sandboxes, --profile and --binary"),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The Atoll that is measured.
+    fn atoll(&self, workspace: &Workspace) -> Result<PathBuf> {
+        match &self.binary {
+            Some(binary) => Ok(binary.clone()),
+            None => build::run(workspace, self.profile),
         }
     }
+}
+
+/// Runs one benchmark, with its options.
+pub(crate) fn run(workspace: &Workspace, what: &str, words: &[&str]) -> Result<()> {
+    let options = Options::parse(words)?;
     match what {
-        "boot" | "exec" | "dns" | "streams" => pairs::run(workspace, profile, what, pairs.unwrap_or(50)),
-        "footprint" => footprint::run(workspace, profile, pairs.unwrap_or(5)),
-        "durable" => durable::run(workspace, profile, &[20, 60], pairs.unwrap_or(5)),
+        "boot" | "exec" | "dns" | "streams" => pairs::run(workspace, &options, what, options.times.unwrap_or(50)),
+        "footprint" => footprint::run(workspace, &options, options.times.unwrap_or(5)),
+        "durable" => {
+            let counts = options.sandboxes.map_or_else(|| vec![20, 60], |count| vec![count]);
+            durable::run(workspace, &options, &counts, options.times.unwrap_or(5))
+        }
         other => bail!("no benchmark `{other}`; there are boot, exec, dns, streams, footprint, durable"),
     }
 }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{machine, statistics};
+use super::{Options, machine, statistics};
 use crate::build::{self, Profile};
 use crate::instance::Running;
 use crate::stage;
@@ -23,13 +23,13 @@ use crate::workspace::{Workspace, is_root};
 const RESOLVER: &str = "127.53.0.53";
 
 /// Measures and prints.
-pub(crate) fn run(workspace: &Workspace, profile: Profile, what: &str, pairs: usize) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &Options, what: &str, pairs: usize) -> Result<()> {
     if !is_root() {
         bail!("run it as root: it makes VMs of its own to compare with");
     }
-    let binary = build::run(workspace, profile)?;
-    let guest = build::embedded_guest(workspace, profile);
-    let program = build(workspace, profile)?;
+    let binary = options.atoll(workspace)?;
+    let guest = build::embedded_guest(workspace, options.profile);
+    let program = build(workspace, options.profile)?;
     let resolv_conf = std::env::temp_dir().join(format!("atoll-xtask-{}.resolv.conf", std::process::id()));
     fs::write(&resolv_conf, format!("nameserver {RESOLVER}\n")).context("cannot write a resolv.conf")?;
     let atoll = Running::start_resolving(binary, &resolv_conf);
