@@ -1,4 +1,8 @@
 //! Who asked for a call.
+//!
+//! How it works: a column is added; what an older binary does not know has a default.
+//!
+//! Deliberately absent: a way back.
 
 use sea_orm_migration::prelude::*;
 
