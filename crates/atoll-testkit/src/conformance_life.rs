@@ -183,13 +183,21 @@ pub async fn templates_are_made_copied_and_dropped(driver: &Driver) {
     assert_eq!(again.bytes, made.bytes);
     let state = driver.inspect(id.clone()).await.expect("it is there").state;
     assert_eq!(state, HostSandboxState::Running, "it goes on");
-    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
-    driver.make_template(ids::call(FIRST), id.clone(), make(&second)).await.expect("a template of a paused one");
+    let paused = driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    let of_paused = driver.make_template(ids::call(FIRST), id.clone(), make(&second)).await;
+    let mut made = vec![&first];
+    if paused.quiesced {
+        of_paused.expect("a template of a paused one");
+        made.push(&second);
+    } else {
+        // Its agent did not answer in time, as may be on a loaded machine.
+        assert_eq!(of_paused.err(), Some(HostError::Unquiesced));
+    }
     assert_eq!(driver.inspect(id.clone()).await.expect("it is there").state, HostSandboxState::Paused);
     let kept = driver.templates().await.expect("the templates");
-    assert!(kept.contains(&first) && kept.contains(&second), "{kept:?}");
+    assert!(made.iter().all(|template| kept.contains(template)), "{kept:?}");
     end(driver, FIRST, id).await;
-    for template in [&first, &second] {
+    for template in made {
         let copy = ids::sandbox();
         let mut from = ids::request(&copy);
         from.spec.snapshot = Some(template.clone());

@@ -76,6 +76,20 @@ async fn events_about_nobody_and_about_an_older_life_change_nothing_and_block_no
 }
 
 #[tokio::test]
+async fn only_what_stood_still_goes_on() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    let tell = |kind| fixture.host.tell(&sandbox.id, Incarnation::FIRST, kind);
+    for kind in [HostEventKind::Resumed, HostEventKind::DiskFull, HostEventKind::Resumed, HostEventKind::Resumed] {
+        tell(kind);
+    }
+    fixture.start_loops();
+    all_taken_in(&fixture).await;
+    let told = crate::pause::history(&fixture, &sandbox.id).await;
+    assert_eq!(told, ["created", "started", "disk_full", "goes_on"]);
+}
+
+#[tokio::test]
 async fn shutdown_waits_for_a_create_under_way() {
     let fixture = ControlBox::start().await;
     let gate = fixture.host.hold(Method::Create);
