@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use atoll_api::ExecRequest;
-use atoll_client::{Client, Endpoint};
+use atoll_client::{Client, ClientError, Endpoint};
 use futures_util::future::try_join_all;
 
 const RETRY: Duration = Duration::from_millis(10);
@@ -19,7 +19,14 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Asks all of them.
 pub(crate) async fn measure(data: PathBuf, ids: &str) -> Result<Vec<f64>> {
     let started = Instant::now();
-    let client = Client::new(&Endpoint::Data(data))?;
+    let endpoint = Endpoint::Data(data);
+    // Before Atoll has its socket there is nobody to be a client of.
+    let client = loop {
+        match Client::new(&endpoint) {
+            Err(ClientError::NotRunning { .. }) if started.elapsed() < LIMIT => tokio::time::sleep(RETRY).await,
+            other => break other?,
+        }
+    };
     try_join_all(ids.split(',').map(|id| answered(&client, id, started))).await
 }
 
