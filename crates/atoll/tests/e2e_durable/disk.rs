@@ -90,13 +90,13 @@ async fn a_full_disk_refuses_what_is_new_and_halts_what_runs_until_there_is_spac
     let (client, data) = (world.client(), world.data());
     let id = client.create(&request()).await.unwrap().id;
 
-    disk.fill_up_to(100 << 20);
+    disk.fill_up_to(32 << 20);
     let text = refused(&client).await;
     assert!(text.starts_with("503") && text.contains("512"), "what was missing is not told: {text}");
     assert_eq!(checker::sandboxes(&data).len(), 1, "something was made of what was refused");
 
     // Its own disk has more room than the host's: the write is the guest's right, and meets the host's end.
-    let line = "head -c 200000000 /dev/urandom > /root/big && sync && sha256sum < /root/big > /root/sum && sync; echo $? > /tmp/done";
+    let line = "head -c 60000000 /dev/urandom > /root/big && sync && sha256sum < /root/big > /root/sum && sync; echo $? > /tmp/done";
     shell(&client, &id, &format!("({line}) >/dev/null 2>&1 &")).await.unwrap();
     let told = until("the VM to stand still", LIMIT, async || match history(&data, &id).await {
         kinds if kinds.iter().any(|kind| kind == "disk_full") => Ok(()),
