@@ -201,6 +201,8 @@ pub async fn templates_are_made_copied_and_dropped(driver: &Driver) {
         let copy = ids::sandbox();
         let mut from = ids::request(&copy);
         from.spec.snapshot = Some(template.clone());
+        // Its agent still knows the token of the sandbox that the template was made of.
+        from.inherited = Some(request.secrets.token.clone());
         driver.create(ids::call(FIRST), from.clone()).await.expect("a create from a template");
         assert_eq!(read(&agent(driver, &copy, &from.secrets), "/root/kept").await, &b"in the template"[..]);
         assert_eq!(driver.drop_template(template.clone()).await, Ok(()), "the copy goes on without it");
