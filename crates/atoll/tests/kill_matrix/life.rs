@@ -103,7 +103,8 @@ async fn reach_and_kill(world: &mut World, case: &Case, progress: &Arc<Progress>
             lead(&client, &data, &key, &done).await;
         }
     });
-    let reached = until("the place", LIMIT, async || match (world.is_dead(), held.exists()) {
+    // A life has several boots before it.
+    let reached = until("the place", LIMIT * 3, async || match (world.is_dead(), held.exists()) {
         (true, _) | (_, true) => Ok(()),
         _ if life.is_finished() => Err("no life passes it".to_owned()),
         _ => Err("not reached yet".to_owned()),
