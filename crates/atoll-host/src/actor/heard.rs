@@ -72,9 +72,13 @@ impl Actor {
 
     /// The VM met a full disk, or goes on.
     async fn halted(&mut self, halted: bool, kind: HostEventKind) {
-        if let Some(alive) = &self.alive {
-            alive.watch.set_halted(halted);
+        let Some(alive) = &mut self.alive else { return };
+        if !halted && !alive.halted {
+            // Its processors begin to run after a restore, too.
+            return;
         }
+        alive.halted = halted;
+        alive.watch.set_halted(halted);
         if let Err(error) = self.shared.tell(&self.dir, self.id(), self.call.incarnation, kind).await {
             tracing::error!(sandbox.id = %self.id(), %error, "an event could not be written down");
         }

@@ -55,6 +55,8 @@ pub(super) struct Alive {
     pub(super) sockets: Sockets,
     /// Ends with the reason when keeper or VMM hang.
     pub(super) watch: Watch,
+    /// Whether it stands still because the host's disk is full.
+    pub(super) halted: bool,
     /// The shared memory that it is mapped from: loaded as long as one of its VMs runs.
     base: Option<Arc<File>>,
 }
@@ -80,7 +82,7 @@ impl Alive {
     ) -> Self {
         let Connected { client, events, task, .. } = connected;
         let watch = Watch::new(client.clone(), data.to_owned(), halted);
-        Self { keeper: client, events, connection: task, process, sockets, watch, base: None }
+        Self { keeper: client, events, connection: task, process, sockets, watch, halted, base: None }
     }
 
     pub(super) fn mapped_from(mut self, base: Option<Arc<File>>) -> Self {

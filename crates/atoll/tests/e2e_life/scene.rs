@@ -19,7 +19,7 @@ use crate::embedded;
 
 /// A data directory, and the host agent that runs on it.
 pub(crate) struct Scene {
-    dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
     pub(crate) host: InProcess,
     instance: InstanceId,
 }
@@ -51,22 +51,18 @@ impl Scene {
     pub(crate) async fn with_goldens(goldens: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-life-").tempdir().unwrap();
         let (agent, instance) = agent(&dir.path().join("data"), goldens, embedded::GUEST).await;
-        Self { dir, host: InProcess(agent), instance }
+        Self { dir: Some(dir), host: InProcess(agent), instance }
     }
 
-    /// Stops the host agent in an orderly way and starts another. Sandboxes made before must be dropped or given the new one:
-    /// whoever holds the old agent holds the directory's lock.
-    pub(crate) async fn restart(self, on_exit: OnExit, goldens: &str) -> Self {
-        self.restart_with(on_exit, goldens, embedded::GUEST).await
-    }
-
-    /// The same with another guest agent.
-    pub(crate) async fn restart_with(self, on_exit: OnExit, goldens: &str, guest: &'static [u8]) -> Self {
-        let Self { dir, host, .. } = self;
-        host.0.shutdown(on_exit).await;
-        drop(host);
+    /// Stops the host agent in an orderly way and starts another, with this guest agent. Sandboxes made before must be dropped or
+    /// given the new one: whoever holds the old agent holds the directory's lock.
+    pub(crate) async fn restart_with(mut self, on_exit: OnExit, goldens: &str, guest: &'static [u8]) -> Self {
+        self.host.0.shutdown(on_exit).await;
+        let dir = std::mem::take(&mut self.dir);
+        let dir = dir.expect("it is there until the scene ends");
+        drop(self);
         let (agent, instance) = agent(&dir.path().join("data"), goldens, guest).await;
-        Self { dir, host: InProcess(agent), instance }
+        Self { dir: Some(dir), host: InProcess(agent), instance }
     }
 
     /// Ends everything and looks for what is left.
@@ -136,7 +132,26 @@ impl Scene {
     }
 
     fn root(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir.as_ref().map(|dir| dir.path().join("data")).unwrap_or_default()
+    }
+}
+
+impl Drop for Scene {
+    /// A test that failed leaves no VM behind; what else is left of it tells what happened.
+    fn drop(&mut self) {
+        if !std::thread::panicking() || self.dir.is_none() {
+            return;
+        }
+        let root = self.root().display().to_string();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let name = process.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.filter(|_| String::from_utf8_lossy(&line).contains(&root)) {
+                // Gone meanwhile is what is wanted.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
     }
 }
 
