@@ -24,6 +24,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 use crate::Step;
+use crate::stamp::Stamp;
 
 /// The file's name in a sandbox's directory.
 pub(crate) const FILE: &str = "journal";
@@ -134,6 +135,9 @@ pub(crate) enum Base {
         file: String,
         /// What it holds.
         digest: Digest,
+        /// How it looked when it was written. Absent in older journals: then it is read at every start.
+        #[serde(default)]
+        stamp: Option<Stamp>,
     },
     /// An object that others start from, too.
     Object {
@@ -559,7 +563,7 @@ mod tests {
             assert_eq!(history.needs_repair(), repair, "{entry:?}");
             assert_eq!(history.call().as_ref(), Some(life), "{entry:?}");
         }
-        let base = Base::Own { file: "base-h".into(), digest: Digest([7; 32]) };
+        let base = Base::Own { file: "base-h".into(), digest: Digest([7; 32]), stamp: None };
         history.entries.push(Entry::Paused(Box::new(kept)));
         history.entries.push(Entry::Flattened { base: base.clone() });
         let now = history.paused().unwrap();

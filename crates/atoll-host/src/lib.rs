@@ -31,6 +31,7 @@ mod recovery;
 mod shared;
 mod signing;
 mod single_flight;
+mod stamp;
 mod step;
 
 pub use agent::{HostAgent, OnExit};

@@ -31,6 +31,7 @@ use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
 use crate::generation::{self, EMPTY_BASE};
 use crate::journal::{Base, Kept, Sources};
 use crate::objects::{self, DISK, MEMORY, SOURCES, STATE};
+use crate::stamp::unchanged;
 use crate::{Step, admission};
 
 /// How long an agent may take to freeze user code.
@@ -221,9 +222,9 @@ pub(super) async fn finish(
     let memory = u64::from(shape.memory_mb) << 20;
     let finished = tokio::task::spawn_blocking(move || {
         let base = match &parts.sources.base {
-            Base::Empty => dir.join(EMPTY_BASE),
-            Base::Own { file, .. } => dir.join(file),
-            Base::Object { id } => shared.objects.path(id).join(MEMORY),
+            Base::Empty => open(&dir.join(EMPTY_BASE))?,
+            Base::Own { file, digest, stamp } => unchanged(&dir.join(file), digest, *stamp)?,
+            Base::Object { id } => open(&shared.objects.path(id).join(MEMORY))?,
         };
         let digest = flat(&base, parts.diff.as_ref(), memory, &path.join(MEMORY))?;
         // A running sandbox's diff lies in the object itself and is of no use any more.
@@ -259,16 +260,18 @@ pub(super) async fn finish(
     finished.await.map_err(join_failed)?
 }
 
+fn open(path: &Path) -> Result<File, HostError> {
+    File::open(path).map_err(|e| failed(&e))
+}
+
 fn flat(
-    base: &Path,
+    base: &File,
     diff: Option<&(std::path::PathBuf, Digest)>,
     memory: u64,
     to: &Path,
 ) -> Result<KeeperDigest, HostError> {
-    let open = |path: &Path| File::open(path).map_err(|e| failed(&e));
-    let base = open(base)?;
     let diff = diff.map(|(path, digest)| Ok::<_, HostError>((open(path)?, KeeperDigest(digest.0)))).transpose()?;
     let mut options = std::fs::OpenOptions::new();
     let out = options.read(true).write(true).create_new(true).mode(0o600).open(to).map_err(|e| failed(&e))?;
-    flatten(&base, diff.as_ref().map(|(file, digest)| (file, *digest)), memory, &out).map_err(from_keeper)
+    flatten(base, diff.as_ref().map(|(file, digest)| (file, *digest)), memory, &out).map_err(from_keeper)
 }

@@ -26,6 +26,7 @@ use crate::generation::{self, BASE_PREFIX, EMPTY_BASE};
 use crate::journal::{Base, Entry, Journal, Kept};
 use crate::objects::MEMORY;
 use crate::shared::Shared;
+use crate::stamp::{Stamp, unchanged};
 
 type Flat = Result<Option<Base>, HostError>;
 
@@ -109,15 +110,15 @@ impl Job {
     fn run(self) -> Flat {
         let name = format!("{BASE_PREFIX}{}.raw", generation::fresh_id()?);
         let path = self.dir.join(&name);
-        let digest = match self.write(&path) {
-            Ok(digest) => digest,
+        let (digest, stamp) = match self.write(&path) {
+            Ok(written) => written,
             Err(error) => {
                 // It may not be there yet; what stays is removed by the next tidying.
                 let _ = std::fs::remove_file(&path);
                 return if matches!(error, FlattenError::CalledOff) { Ok(None) } else { Err(error.into()) };
             }
         };
-        let base = Base::Own { file: name, digest };
+        let base = Base::Own { file: name, digest, stamp: Some(stamp) };
         let commit = || {
             File::open(&self.dir)?.sync_all()?;
             Journal::open(&self.dir)?.write(&Entry::Flattened { base: base.clone() })?;
@@ -136,21 +137,20 @@ impl Job {
         Ok(Some(base))
     }
 
-    fn write(&self, path: &Path) -> Result<DomainDigest, FlattenError> {
+    fn write(&self, path: &Path) -> Result<(DomainDigest, Stamp), FlattenError> {
         let base = match &self.base {
-            Base::Empty => self.dir.join(EMPTY_BASE),
-            Base::Own { file, .. } => self.dir.join(file),
-            Base::Object { id } => self.shared.objects.path(id).join(MEMORY),
+            Base::Empty => File::open(self.dir.join(EMPTY_BASE))?,
+            Base::Own { file, digest, stamp } => unchanged(&self.dir.join(file), digest, *stamp)?,
+            Base::Object { id } => File::open(self.shared.objects.path(id).join(MEMORY))?,
         };
         let manifest = generation::manifest(&self.dir, &self.generation, &self.shared.signer)?;
         let none = || HostError::Damaged("the manifest names no memory".into());
         let expected = Digest(manifest.parts.memory_diff.ok_or_else(none)?.digest.0);
-        let base = File::open(base)?;
         let diff = File::open(generation::path(&self.dir, &self.generation).join("diff"))?;
         let out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let go_on = || !self.called_off.load(Ordering::SeqCst);
         let digest = flatten_while(&base, Some((&diff, expected)), self.memory, &out, &go_on)?;
-        if go_on() { Ok(DomainDigest(digest.0)) } else { Err(FlattenError::CalledOff) }
+        if go_on() { Ok((DomainDigest(digest.0), Stamp::of(&out)?)) } else { Err(FlattenError::CalledOff) }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Kept};
 use crate::ready::Ready;
+use crate::stamp::unchanged;
 use crate::{Step, admission};
 
 /// What a resume is to do.
@@ -188,7 +189,13 @@ async fn begin(
     };
     let shared_base = match &sources.base {
         Base::Object { id } => Some(context.shared.objects.sealed_base(id).await?),
-        Base::Empty | Base::Own { .. } => None,
+        Base::Own { file, digest, stamp } => {
+            let (path, digest, stamp) = (context.dir.join(file), *digest, *stamp);
+            let checked = tokio::task::spawn_blocking(move || unchanged(&path, &digest, stamp));
+            checked.await.map_err(join_failed)??;
+            None
+        }
+        Base::Empty => None,
     };
     let incarnation = order.call.incarnation;
     let beginning = Beginning { attempt: 1, incarnation, sources, start, shared_base: shared_base.clone() };
