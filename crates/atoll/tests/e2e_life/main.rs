@@ -13,6 +13,7 @@
 )]
 
 mod copies;
+mod damage;
 #[path = "../../src/up/driver.rs"]
 mod driver;
 #[path = "../../src/embedded.rs"]

@@ -181,8 +181,13 @@ impl Sandbox {
     }
 
     pub(crate) fn guest(&self) -> GuestClient {
+        self.guest_with(AccessToken::new(self.request.secrets.token.expose()))
+    }
+
+    /// Its agent, asked with a token that may be another's.
+    pub(crate) fn guest_with(&self, token: AccessToken) -> GuestClient {
         let dial = HostDial { host: self.host.clone(), id: self.id.clone() };
-        GuestClient::new(Arc::new(dial), Some(AccessToken::new(self.request.secrets.token.expose())))
+        GuestClient::new(Arc::new(dial), Some(token))
     }
 
     /// What a command printed; it must end well.
