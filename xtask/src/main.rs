@@ -33,7 +33,8 @@ usage: cargo xtask COMMAND
   check [--quick]                 format, file rules, placement, crate directions; and clippy, unless quick
   check-deps                      crate directions alone
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
-  soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix
+  soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix,
+                                  a thousand cycles of the long test
   bench WHAT [--pairs N] [--sandboxes N] [--profile release|dist] [--binary FILE]
         boot       create to the first exec result, in turns with the bare sequence (50 pairs)
         exec       execs, keys, transfers, names, idle streams, in turns with a VM without Atoll (50); `dns` and `streams` alone too

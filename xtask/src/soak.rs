@@ -1,7 +1,8 @@
 //! `cargo xtask soak`: what takes longer than CI has.
 //!
-//! How it works: fuzz targets, a minute each (`--seconds` says otherwise), then every case of the kill matrix. They are built with LLVM's edge counters, by flags
-//! that a stable compiler knows, into a target directory of their own, since the flags reach every dependency.
+//! How it works: fuzz targets, a minute each (`--seconds` says otherwise), then every case of the kill matrix, then a thousand cycles of the
+//! long test. The targets are built with LLVM's edge counters, by flags that a stable compiler knows, into a target directory of
+//! their own, since the flags reach every dependency.
 //!
 //! Deliberately absent: seeds that are chosen here; each run draws its own and prints it.
 
@@ -23,6 +24,7 @@ pub(crate) fn run(workspace: &Workspace, seconds: &str) -> Result<()> {
     let mut stages = Stages::new();
     stages.run("fuzzing", || fuzz(workspace, seconds));
     stages.run("the whole kill matrix", || crate::test::whole_kill_matrix(workspace));
+    stages.run("the long test", || crate::test::long_test(workspace));
     stages.finish()
 }
 

@@ -25,6 +25,8 @@ const UNIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 const VM_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Longest time of the whole kill matrix.
 const MATRIX_LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
+/// Longest time of a thousand cycles of the long test.
+const LONG_LIMIT: Duration = Duration::from_secs(12 * 60 * 60);
 /// VM tests at the same time: each boots a guest of its own, and CI has two cores.
 const VM_THREADS: &str = "2";
 
@@ -44,6 +46,10 @@ impl TestProgram {
 
     fn is_matrix(&self) -> bool {
         self.target == "kill_matrix"
+    }
+
+    fn is_long(&self) -> bool {
+        self.target == "e2e_long"
     }
 
     fn name(&self) -> String {
@@ -91,6 +97,10 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
     let (matrix, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_matrix);
     for program in matrix {
         println!("{}: in `make soak` alone, until all of its cases have run clean once", program.name());
+    }
+    let (long, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_long);
+    for program in long {
+        println!("{}: in `make soak` alone, until 40 cycles have run clean once", program.name());
     }
     let (vms, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::boots_vms);
     for (name, key, programs, limit) in
@@ -192,6 +202,19 @@ fn commit() -> Option<String> {
     let output = Command::new("git").args(["rev-parse", "HEAD"]).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Runs the long test over a thousand cycles.
+pub(crate) fn long_test(workspace: &Workspace) -> Result<()> {
+    let binary = build::run(workspace, Profile::Release)?;
+    let programs = compile(workspace)?;
+    let long = programs.iter().find(|program| program.is_long()).context("no long test")?;
+    let mut command = command_of(long, &binary);
+    // A caller's own count, to replay a seed, goes before.
+    if std::env::var_os("ATOLL_LONG_CYCLES").is_none() {
+        command.env("ATOLL_LONG_CYCLES", "1000");
+    }
+    stage::run_within(command.arg("--nocapture"), LONG_LIMIT)
 }
 
 /// Runs the whole kill matrix once.

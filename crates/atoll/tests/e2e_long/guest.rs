@@ -1,0 +1,148 @@
+//! The programs in the guest, and what is asked of what they leave.
+//!
+//! How it works: `worker.py` numbers what it does; each number goes, with fresh randomness, into a synced file, one that is not synced, a
+//! database and over a connection, and only then into `/dev/shm/ack`. `checker.py` reads all of it back.
+//!
+//! Deliberately absent: any trust in what the worker says besides its number.
+
+use std::time::Duration;
+
+use atoll_guest_client::{GuestClient, ProcessEvent, StartRequest};
+use serde::Deserialize;
+
+const WORKER: &str = include_str!("worker.py");
+const CHECKER: &str = include_str!("checker.py");
+
+/// What one of the three holds.
+#[derive(Debug, Deserialize)]
+struct Held {
+    first: u64,
+    last: u64,
+    in_order: bool,
+    same: bool,
+}
+
+/// What was found in a guest.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Found {
+    ack: u64,
+    bad: String,
+    integrity: String,
+    plain: Held,
+    durable: Held,
+    rows: Held,
+    /// Numbers and the randomness drawn for them.
+    pub(crate) lines: Vec<(u64, String)>,
+}
+
+/// How much must have survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Memory and processes, too.
+    All,
+    /// What was synced.
+    Disk,
+}
+
+impl Found {
+    /// Whether everything that was acknowledged is there, once and in order.
+    pub(crate) fn holds(&self, ack: u64, kept: Kept) -> Result<(), String> {
+        let mut faults = Vec::new();
+        let mut fault = |wrong: bool, what: &str| {
+            if wrong {
+                faults.push(what.to_owned());
+            }
+        };
+        fault(self.integrity != "ok", "the database is damaged");
+        for (name, held) in [("durable", &self.durable), ("rows", &self.rows)] {
+            fault(held.last < ack.max(self.ack), &format!("{name}: acknowledged and lost"));
+            fault(held.first > 1 || !held.in_order, &format!("{name}: a number is missing or twice"));
+            fault(!held.same, &format!("{name}: a line is not the one that was synced"));
+        }
+        if kept == Kept::All {
+            fault(!self.bad.is_empty(), &format!("the worker says: {}", self.bad.trim()));
+            fault(self.ack < ack, "the counter went back");
+            fault(self.plain.last < ack.max(self.ack), "plain: acknowledged and lost");
+            fault(!self.plain.in_order || !self.plain.same, "plain: a number is missing, twice, or another's");
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let Self { ack: now, plain, durable, rows, .. } = self;
+        Err(format!("{faults:?}; acknowledged {ack}, now {now}; plain {plain:?}, durable {durable:?}, rows {rows:?}"))
+    }
+}
+
+/// Whether a copy went another way than what it was made of: equal up to a point, never again after it.
+pub(crate) fn parted(one: &Found, other: &Found) -> Result<(), String> {
+    let mut equal = 0;
+    let mut parted = None;
+    for (number, drawn) in &one.lines {
+        let Some((_, theirs)) = other.lines.iter().find(|(n, _)| n == number) else { continue };
+        match (drawn == theirs, parted) {
+            (true, None) => equal += 1,
+            (true, Some(at)) => return Err(format!("{number} drew the same after they had parted at {at}")),
+            (false, None) => parted = Some(number),
+            (false, Some(_)) => {}
+        }
+    }
+    if parted.is_some() { Ok(()) } else { Err(format!("they never parted: {equal} lines equal")) }
+}
+
+/// What a command printed; it must end well.
+pub(crate) async fn sh(guest: &GuestClient, command: &str) -> Result<String, String> {
+    let start = StartRequest {
+        cmd: "sh".into(),
+        args: vec!["-c".into(), command.into()],
+        timeout: Some(Duration::from_secs(120)),
+        ..StartRequest::default()
+    };
+    let mut stream = guest.start(&start).await.map_err(|e| format!("{e:?}"))?;
+    let mut out = Vec::new();
+    while let Some(event) = stream.next().await.map_err(|e| format!("{e:?}"))? {
+        match event {
+            ProcessEvent::Stdout(bytes) | ProcessEvent::Stderr(bytes) => out.extend_from_slice(&bytes),
+            ProcessEvent::Ended { exit_code, .. } => {
+                let text = String::from_utf8_lossy(&out).trim().to_owned();
+                return if exit_code == 0 { Ok(text) } else { Err(format!("ended with {exit_code}: {text}")) };
+            }
+            _ => {}
+        }
+    }
+    Err("the stream ended without an end".into())
+}
+
+/// Starts the worker; it takes up where the disk is.
+pub(crate) async fn work(guest: &GuestClient) -> Result<(), String> {
+    let write =
+        format!("cat > /root/worker.py <<'EOF'\n{WORKER}\nEOF\ncat > /root/checker.py <<'EOF'\n{CHECKER}\nEOF\nsync");
+    sh(guest, &write).await?;
+    sh(guest, "nohup python3 /root/worker.py >/dev/null 2>>/dev/shm/bad </dev/null &").await.map(drop)
+}
+
+/// The last number that was acknowledged; 0 before the first.
+pub(crate) async fn acknowledged(guest: &GuestClient) -> Result<u64, String> {
+    let told = sh(guest, "cat /dev/shm/ack 2>/dev/null || echo 0").await?;
+    let number = told.split_whitespace().next().and_then(|word| word.parse().ok());
+    number.ok_or_else(|| format!("/dev/shm/ack holds {told:?}"))
+}
+
+/// Waits in the guest until more than this is acknowledged; answers how much. One that says why it cannot is not waited for.
+pub(crate) async fn progress(guest: &GuestClient, after: u64) -> Result<u64, String> {
+    let wait = format!(
+        "i=0; while :; do n=0; read n rest < /dev/shm/ack; [ \"${{n:-0}}\" -gt {after} ] && break; \
+         i=$((i+1)); [ $i -gt 400 -o -s /dev/shm/bad ] && break; sleep 0.2; done 2>/dev/null; echo \"${{n:-0}}\""
+    );
+    let now = sh(guest, &wait).await?.parse::<u64>().map_err(|e| e.to_string())?;
+    if now > after {
+        return Ok(now);
+    }
+    let why = sh(guest, "cat /dev/shm/bad 2>/dev/null || true").await?;
+    Err(format!("the worker stands still at {now}, after {after}: {why}"))
+}
+
+/// Reads everything back.
+pub(crate) async fn look(guest: &GuestClient, since: u64) -> Result<Found, String> {
+    let told = sh(guest, &format!("python3 /root/checker.py {since}")).await?;
+    serde_json::from_str(&told).map_err(|e| format!("the checker: {e}: {told}"))
+}
