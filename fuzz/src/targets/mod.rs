@@ -9,6 +9,7 @@ mod agent_answers;
 mod agent_connection;
 mod agent_decoders;
 mod keeper_lines;
+mod manifest;
 mod memory_diff;
 mod qmp;
 
@@ -33,6 +34,7 @@ pub(crate) const TARGETS: &[Target] = &[
     agent_connection::TARGET,
     agent_decoders::TARGET,
     keeper_lines::TARGET,
+    manifest::TARGET,
     memory_diff::TARGET,
     qmp::TARGET,
 ];
