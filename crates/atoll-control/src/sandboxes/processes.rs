@@ -215,9 +215,10 @@ impl Control {
         let agent = self.agent(&sandbox).await?;
         self.used(&sandbox.id);
         let followed = async {
-            let events = match from.backpressure {
-                true => agent.connect_with_backpressure(&selector, from.offset).await?,
-                false => agent.connect(&selector, from.offset).await?,
+            let events = if from.backpressure {
+                agent.connect_with_backpressure(&selector, from.offset).await?
+            } else {
+                agent.connect(&selector, from.offset).await?
             };
             follow(events).await
         };

@@ -107,9 +107,9 @@ async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId
 /// A copy has the processors and the memory of what it is a copy of, and a disk that is no smaller.
 fn fits(manifest: &Manifest, shape: Shape) -> Result<(), HostError> {
     let of = manifest.shape;
-    let equal = |field: &str, asked: u32, is: u32| match asked == is {
-        true => Ok(()),
-        false => Err(HostError::Invalid(Invalid::new(field, "out_of_range", format!("the template has {is}")))),
+    let equal = |field: &str, asked: u32, is: u32| {
+        let differs = || HostError::Invalid(Invalid::new(field, "out_of_range", format!("the template has {is}")));
+        if asked == is { Ok(()) } else { Err(differs()) }
     };
     equal("vcpus", shape.vcpus, of.vcpus)?;
     equal("memory_mb", shape.memory_mb, of.memory_mb)?;
