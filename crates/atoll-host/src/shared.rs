@@ -106,11 +106,6 @@ impl Shared {
         promised
     }
 
-    /// By what name a sandbox rests on objects, in all of its lives.
-    pub(crate) fn rests(&self, id: &SandboxId) -> Holder {
-        Holder::Running { sandbox: id.clone(), incarnation: Incarnation::FIRST }
-    }
-
     pub(crate) fn forget(&self, id: &SandboxId) {
         held(&self.sandboxes).remove(id);
     }
@@ -202,4 +197,9 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
 /// Logical CPUs of the machine.
 pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// By what name a sandbox rests on objects, in all of its lives.
+pub(crate) fn rests(id: &SandboxId) -> Holder {
+    Holder::Running { sandbox: id.clone(), incarnation: Incarnation::FIRST }
 }

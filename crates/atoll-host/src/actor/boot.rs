@@ -73,7 +73,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     let _permit = context.or_cancelled(context.boot_permit()).await?;
     context.phase("queue", started, |_| {});
     let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
-    let origin = context.shared.objects.of(&context.shared.rests(&context.spec.id));
+    let origin = context.shared.objects.of(&crate::shared::rests(&context.spec.id));
     // A golden that does not come to life is no reason to fail: its second try boots.
     let origin = origin.filter(|_| attempt == 1 || context.spec.snapshot.is_some());
     let up = match origin {

@@ -131,7 +131,7 @@ impl Job {
             let id =
                 self.dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<SandboxId>().ok());
             if let Some(id) = id {
-                self.shared.objects.release(&self.shared.rests(&id)).map_err(|e| failed(&e))?;
+                self.shared.objects.release(&crate::shared::rests(&id)).map_err(|e| failed(&e))?;
             }
         }
         Ok(Some(base))

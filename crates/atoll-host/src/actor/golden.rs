@@ -32,9 +32,8 @@ pub(crate) async fn build(shared: &Arc<Shared>, template: &str, shape: Shape, na
     let built = make(&context, name, &mut process).await;
     vmm::give_up(process).await;
     let why = Why { reason: "it was a golden's boot".into(), tell: false };
-    match release::run(context, None, why).await {
-        Finished::Released(Err(error)) => tracing::error!(%error, "a golden's VM could not be given back whole"),
-        _ => {}
+    if let Finished::Released(Err(error)) = release::run(context, None, why).await {
+        tracing::error!(%error, "a golden's VM could not be given back whole");
     }
     built
 }

@@ -297,7 +297,7 @@ impl Actor {
             Message::Resume { call, request, reply } => {
                 self.waiting.ask_resume(state, &self.call, call, request, reply)
             }
-            Message::Copy { request, reply } => self.waiting.ask_copy(request, reply),
+            Message::Copy { request, reply } => Some(self.waiting.ask_copy(request, reply)),
             Message::Lifetime(lifetime, reply) => {
                 // The asker has gone.
                 let _ = reply.send(self.set_lifetime(lifetime).await);

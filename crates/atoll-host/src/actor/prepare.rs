@@ -51,7 +51,7 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
             Journal::create(&dir, &Entry::Create { call, spec: spec.clone() }).map_err(|e| failed(&e))?;
             crate::metrics::file::create(&dir).map_err(|e| failed(&e))?;
             if let Some(object) = &from {
-                shared.objects.hold(object, shared.rests(&spec.id))?;
+                shared.objects.hold(object, crate::shared::rests(&spec.id))?;
             }
             shared.plan(&spec).map_err(from_net)
         });

@@ -105,7 +105,7 @@ pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostErro
     remove_vm(shared, spec)?;
     let id = &spec.id;
     let dir = shared.data.sandboxes().join(id.as_str());
-    shared.objects.release(&shared.rests(id)).map_err(|e| failed(&e))?;
+    shared.objects.release(&crate::shared::rests(id)).map_err(|e| failed(&e))?;
     Step::RemoveDirectory.before();
     remove_directory(&dir).map_err(|e| failed(&e))?;
     Step::RemoveDirectory.after();

@@ -114,12 +114,12 @@ impl Waiting {
     }
 
     /// Somebody wants a template of it.
-    pub(super) fn ask_copy(&mut self, request: MakeTemplate, reply: Reply<TemplateFacts>) -> Option<Event> {
+    pub(super) fn ask_copy(&mut self, request: MakeTemplate, reply: Reply<TemplateFacts>) -> Event {
         if self.copies.is_empty() {
             self.copy = Some(request);
         }
         self.asker = Some(Asker::Copy(reply));
-        Some(Event::Copy)
+        Event::Copy
     }
 
     pub(super) fn destroy(&mut self, reply: Reply<Destroyed>) {
