@@ -82,7 +82,7 @@ async fn two_at_once_are_one_and_the_opposite_is_refused_with_the_state() {
     gate.reached().await;
     let resume = fixture.control.resume_sandbox(&fixture.principal, id.as_str(), None).await;
     assert_eq!(state_of(resume), "pausing");
-    let (second, _) = tokio::join!(pause(&fixture, &id), async { gate.open() });
+    let (second, ()) = tokio::join!(pause(&fixture, &id), async { gate.open() });
     let first = first.await.unwrap().unwrap();
     assert_eq!(first.sandbox, second.unwrap().sandbox);
     assert_eq!(fixture.audit_of(id.as_str()).await, ["create", "pause"]);

@@ -74,34 +74,32 @@ impl Follow {
     }
 
     async fn news(&mut self) -> Result<ProcessEvent, ConnectError> {
-        loop {
-            let deadline = self.wishes.deadline;
-            let expired = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let news = tokio::select! {
-                biased;
-                news = timeout(self.wishes.keepalive, self.reader.next()) => news,
-                () = expired => {
-                    self.phase = Phase::Over;
-                    return Err(ConnectError::deadline_exceeded("the request's deadline has passed"));
-                }
-            };
-            match news {
-                Err(_) => return Ok(event(events::KeepAlive::default())),
-                Ok(News::Output(Piece::Gap { bytes, .. })) if !self.wishes.offsets => {
-                    self.phase = Phase::Over;
-                    let message = format!("{bytes} bytes of output are gone: this reader took nothing for too long");
-                    return Err(ConnectError::resource_exhausted(message));
-                }
-                Ok(News::Output(piece)) => return Ok(self.output(piece)),
-                Ok(News::End(end)) => {
-                    self.phase = Phase::Over;
-                    return self.end(end);
-                }
+        let deadline = self.wishes.deadline;
+        let expired = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let news = tokio::select! {
+            biased;
+            news = timeout(self.wishes.keepalive, self.reader.next()) => news,
+            () = expired => {
+                self.phase = Phase::Over;
+                return Err(ConnectError::deadline_exceeded("the request's deadline has passed"));
+            }
+        };
+        match news {
+            Err(_) => return Ok(event(events::KeepAlive::default())),
+            Ok(News::Output(Piece::Gap { bytes, .. })) if !self.wishes.offsets => {
+                self.phase = Phase::Over;
+                let message = format!("{bytes} bytes of output are gone: this reader took nothing for too long");
+                return Err(ConnectError::resource_exhausted(message));
+            }
+            Ok(News::Output(piece)) => return Ok(self.output(piece)),
+            Ok(News::End(end)) => {
+                self.phase = Phase::Over;
+                return self.end(end);
             }
         }
     }

@@ -86,7 +86,7 @@ pub(crate) async fn top(client: &Client, global: &Global, args: &TopArgs) -> Res
                     Some(serde_json::json!({ "sandbox_id": id, "point": point }))
                 });
                 // One document a line, so that a program can read it as it comes. Writing to a String cannot fail.
-                let _ = writeln!(text, "{}", serde_json::Value::from_iter(objects));
+                let _ = writeln!(text, "{}", objects.collect::<serde_json::Value>());
             }
             Output::Name => now.iter().for_each(|(id, _)| text.extend([id.as_str(), "\n"])),
             Output::Table => text.push_str(&render_top(&now, terminal)),

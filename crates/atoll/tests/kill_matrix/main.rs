@@ -11,6 +11,7 @@
 //! a part of a case's name. `ATOLL_KILL_MATRIX_WORLDS` (2) instances play cases at the same time, each with its own.
 //!
 //! Deliberately absent: figures.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and may say what it saw")]
 
 mod case;
 mod checker;
