@@ -90,16 +90,16 @@ impl Follow {
             }
         };
         match news {
-            Err(_) => return Ok(event(events::KeepAlive::default())),
+            Err(_) => Ok(event(events::KeepAlive::default())),
             Ok(News::Output(Piece::Gap { bytes, .. })) if !self.wishes.offsets => {
                 self.phase = Phase::Over;
                 let message = format!("{bytes} bytes of output are gone: this reader took nothing for too long");
-                return Err(ConnectError::resource_exhausted(message));
+                Err(ConnectError::resource_exhausted(message))
             }
-            Ok(News::Output(piece)) => return Ok(self.output(piece)),
+            Ok(News::Output(piece)) => Ok(self.output(piece)),
             Ok(News::End(end)) => {
                 self.phase = Phase::Over;
-                return self.end(end);
+                self.end(end)
             }
         }
     }
