@@ -104,3 +104,61 @@ impl Signer {
         Ok(manifest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use atoll_domain::Shape;
+    use atoll_domain::snapshot::{Accelerator, Digest, FORMAT, Origin, Parts, Platform, Verdict, VmmKind, judge};
+
+    use super::*;
+
+    fn manifest(signer: &Signer, format: u32) -> Manifest {
+        let none = Digest([0; 32]);
+        Manifest {
+            format,
+            id: "g".into(),
+            created_at: 1,
+            shape: Shape { vcpus: 1, memory_mb: 256, disk_mb: 256 },
+            template: "base".into(),
+            platform: Platform {
+                arch: "x86_64".into(),
+                vmm: VmmKind::Qemu,
+                vmm_version: "7.2.22".into(),
+                vmm_series: "7.2".into(),
+                accelerator: Accelerator::Tcg,
+                cpu_model: "max".into(),
+                tsc_khz: 1,
+                devices: none,
+            },
+            origin: Origin { kernel: none, base: none, agent: none, agent_version: "1".into() },
+            parts: Parts { state: None, memory_base: None, memory_diff: None, disk: None },
+            quiesced: true,
+            copyable: true,
+            key: signer.id().to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_by_the_key_that_signed_it_and_by_no_other() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (signer, foreign) = (Signer::open(one.path()).unwrap(), Signer::open(other.path()).unwrap());
+        let ours = manifest(&signer, FORMAT);
+        let signed = signer.sign(&ours).unwrap();
+        assert_eq!(Signer::open(one.path()).unwrap().check(&signed).unwrap(), ours);
+        assert!(matches!(foreign.check(&signed), Err(ManifestError::Foreign(_))));
+        // Signed by the other key, and claiming to be ours.
+        let forged = foreign.sign(&ours).unwrap();
+        assert!(matches!(signer.check(&forged), Err(ManifestError::Signature)));
+        let text = String::from_utf8(signed).unwrap().replace("\"quiesced\": true", "\"quiesced\": false");
+        assert!(matches!(signer.check(text.as_bytes()), Err(ManifestError::Signature)));
+    }
+
+    #[test]
+    fn a_newer_form_is_refused_though_the_signature_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = Signer::open(dir.path()).unwrap();
+        let newer = manifest(&signer, FORMAT + 1);
+        let read = signer.check(&signer.sign(&newer).unwrap()).unwrap();
+        assert!(matches!(judge(&read, &read.platform), Verdict::Refused(_)));
+    }
+}
