@@ -14,7 +14,7 @@ use atoll_domain::reconcile::{Observed, Remedy, remedy};
 use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
 
-use atoll_store::Step;
+use atoll_store::{OperationKind, Step};
 
 use crate::sandboxes::FoundPaused;
 use crate::{Control, ControlError};
@@ -40,6 +40,9 @@ pub struct Status {
 /// A failing database, or a host that does not answer.
 pub async fn activate(control: &Control) -> Result<Status, ControlError> {
     let mut busy = control.busy_ones();
+    // A destroy that an earlier Atoll began is finished as one, by who asked for it ([`super::operations`]); here it would only be an end.
+    let open = control.store().open_operations().await?;
+    busy.extend(open.into_iter().filter(|open| open.kind == OperationKind::Destroy).map(|open| open.sandbox));
     let mut records: BTreeMap<SandboxId, Sandbox> = BTreeMap::new();
     for sandbox in control.store().sandboxes_on(control.own_host()).await? {
         records.insert(sandbox.id.clone(), sandbox);

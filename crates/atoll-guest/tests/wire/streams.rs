@@ -115,7 +115,9 @@ async fn a_terminal_is_found_again_where_it_was_left() {
 async fn ctrl_c_reaches_the_program_in_front() {
     let agent = Agent::start();
     let client = agent.client();
-    let mut start = program("/bin/sh", &["-c", "trap 'echo caught; exit 7' INT; echo set; sleep 1000"]);
+    // A signal that comes between a shell's look for one and its next program strikes nobody: so it looks again and again.
+    let mut start =
+        program("/bin/sh", &["-c", "trap 'echo caught; exit 7' INT; echo set; while :; do sleep 0.05; done"]);
     start.pty = Some(PtySize { cols: 80, rows: 24 });
     let (mut stream, pid) = started(&client, &start).await;
     read_until(&mut stream, "set").await;
