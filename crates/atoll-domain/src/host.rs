@@ -345,7 +345,7 @@ pub enum HostEventKind {
     },
     /// The VM stands still until the host's disk has space again.
     DiskFull,
-    /// It goes on.
+    /// It goes on after that.
     Resumed,
     /// The host paused it: its time was over, or Atoll stopped and kept it so.
     Paused {

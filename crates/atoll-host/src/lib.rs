@@ -10,6 +10,7 @@
 mod actor;
 mod admission;
 mod agent;
+mod base;
 mod clock;
 mod config;
 mod data_dir;
@@ -18,6 +19,7 @@ mod error;
 mod events;
 mod generation;
 mod goldens;
+mod history;
 mod journal;
 mod keepers;
 mod kvm;

@@ -49,10 +49,10 @@ fn parse_version(text: &str) -> Option<String> {
 }
 
 /// What a guest of this spec runs on here.
-pub(crate) fn platform(vmm_version: &str, spec: &KeeperSpec) -> Platform {
-    let (accelerator, cpu_model, tsc_khz) = match spec.machine.accelerator {
-        KeeperAccelerator::Tcg { tsc_khz } => (Accelerator::Tcg, "max".to_owned(), tsc_khz),
-        KeeperAccelerator::Kvm => (Accelerator::Kvm, host_cpu(), atoll_keeper::tsc::measure_khz()),
+pub(crate) fn platform(vmm_version: &str, tsc_khz: u64, spec: &KeeperSpec) -> Platform {
+    let (accelerator, cpu_model) = match spec.machine.accelerator {
+        KeeperAccelerator::Tcg { .. } => (Accelerator::Tcg, "max".to_owned()),
+        KeeperAccelerator::Kvm => (Accelerator::Kvm, host_cpu()),
     };
     let series: Vec<&str> = vmm_version.split('.').take(2).collect();
     Platform {

@@ -27,6 +27,8 @@ pub(crate) struct Ready {
     pub(crate) image: Image,
     pub(crate) tree: PathBuf,
     pub(crate) accelerator: Accelerator,
+    /// The rate of this host's time stamp counter.
+    pub(crate) tsc_khz: u64,
     /// QEMU's version.
     pub(crate) vmm_version: String,
     /// Kernel, image and agent by what they hold.
@@ -89,7 +91,8 @@ fn make(config: &HostConfig, progress: &dyn Progress) -> Result<Ready, HostError
     let kernel = ensure_kernel(&config.cache, progress).map_err(from_disk)?;
     let initrd = ensure_initramfs(&config.cache, &kernel, config.guest).map_err(from_disk)?;
     let image = ensure_template(&config.cache, "base", progress).map_err(from_disk)?;
-    let emulated = || Accelerator::Tcg { tsc_khz: atoll_keeper::tsc::measure_khz() };
+    let tsc_khz = atoll_keeper::tsc::measure_khz();
+    let emulated = || Accelerator::Tcg { tsc_khz };
     let accelerator = match config.accelerator {
         AcceleratorChoice::Tcg => emulated(),
         choice => {
@@ -114,7 +117,7 @@ fn make(config: &HostConfig, progress: &dyn Progress) -> Result<Ready, HostError
         agent_version: env!("CARGO_PKG_VERSION").into(),
     };
     let vmm_version = crate::platform::vmm_version()?;
-    Ok(Ready { kernel: kernel.vmlinux, initrd, image, tree, accelerator, vmm_version, origin })
+    Ok(Ready { kernel: kernel.vmlinux, initrd, image, tree, accelerator, tsc_khz, vmm_version, origin })
 }
 
 fn digest(text: &str) -> Result<Digest, HostError> {

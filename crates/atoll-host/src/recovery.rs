@@ -18,7 +18,8 @@ use atoll_domain::recovery::{Fate, fate};
 use atoll_net::{Leftover, Slot};
 
 use crate::actor::release::remove_directory;
-use crate::journal::{History, Kept};
+use crate::history::History;
+use crate::journal::Kept;
 use crate::shared::Shared;
 
 /// A sandbox that was found.

@@ -4,7 +4,7 @@
 //! are the same the image is taken as it is (hashing a whole memory costs more than a resume); when they are not, or none were
 //! noted, it is hashed. The time that the kernel keeps for the inode itself is left out: giving the image to a VMM moves it.
 //!
-//! Deliberately absent: bytes that change on the disk by themselves; `atoll scrub` reads everything.
+//! Deliberately absent: bytes that change on the disk by themselves while the file looks the same: only reading all of it would find them.
 
 use std::fs::File;
 use std::io;

@@ -28,11 +28,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::faults::{Fault, Gate, Method, Plan};
 use crate::sim_guest::SimGuest;
-use crate::sim_life::{Life, SimTemplate};
+use crate::sim_life::{Answer, Life, SimTemplate, with_faults};
 
 const EVENTS: usize = 16;
-
-type Created = Option<Result<SandboxFacts, HostError>>;
 
 /// How a host can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +46,7 @@ pub(crate) struct SimSandbox {
     pub(crate) shape: Shape,
     pub(crate) guest: Arc<SimGuest>,
     pub(crate) secrets: SandboxSecrets,
-    created: watch::Sender<Created>,
+    created: watch::Sender<Answer<SandboxFacts>>,
     /// Ends its streams.
     pub(crate) ended: CancellationToken,
     rings: Rings,
@@ -253,13 +251,7 @@ impl SimHost {
             if let Some(Fault::Hold(gate)) = &fault {
                 gate.pass().await;
             }
-            let answer = effect.await;
-            match &fault {
-                Some(Fault::HoldAnswer(gate)) => gate.pass().await,
-                Some(Fault::LoseReply) => return Err(HostError::Unavailable("the answer was lost".into())),
-                _ => {}
-            }
-            answer
+            with_faults(fault, effect.await).await
         });
         task.await.unwrap_or_else(|_| Err(unreachable_host()))
     }
@@ -269,7 +261,11 @@ impl SimHost {
     }
 
     /// Begins a create or joins the one that is meant.
-    fn begin_create(&self, call: &Call, request: CreateSandbox) -> Result<(watch::Receiver<Created>, bool), HostError> {
+    fn begin_create(
+        &self,
+        call: &Call,
+        request: CreateSandbox,
+    ) -> Result<(watch::Receiver<Answer<SandboxFacts>>, bool), HostError> {
         let files = request.spec.snapshot.as_deref().map(|id| self.files_of_template(id)).transpose()?;
         let mut world = self.world();
         if let Some(why) = world.over.get(&call.operation) {
@@ -307,23 +303,8 @@ impl SimHost {
     async fn create_inner(self, call: Call, request: CreateSandbox) -> Result<SandboxFacts, HostError> {
         let fault = self.enter(Method::Create).await?;
         let id = request.spec.id.clone();
-        let (mut seen, mine) = self.begin_create(&call, request)?;
-        if mine {
-            let (host, fault) = (self.clone(), fault.clone());
-            self.0.tasks.spawn(async move {
-                if let Some(Fault::Hold(gate)) = fault {
-                    gate.pass().await;
-                }
-                host.finish_create(&id, &call);
-            });
-        }
-        let answer = seen.wait_for(Option::is_some).await.map(|answer| answer.clone());
-        match fault {
-            Some(Fault::HoldAnswer(gate)) => gate.pass().await,
-            Some(Fault::LoseReply) => return Err(HostError::Unavailable("the answer was lost".into())),
-            _ => {}
-        }
-        answer.ok().flatten().unwrap_or_else(|| Err(unreachable_host()))
+        let begun = self.begin_create(&call, request)?;
+        self.bring(fault, begun, move |host| host.finish_create(&id, &call)).await
     }
 
     fn destroy_now(&self, call: &Call, id: &SandboxId) -> Result<Destroyed, HostError> {

@@ -25,7 +25,7 @@ const BYTES: u64 = 4 << 20;
 const STOOD_STILL: u64 = 1500;
 
 /// The answer that everybody waits for who asked for the same.
-type Answer<T> = Option<Result<T, HostError>>;
+pub(crate) type Answer<T> = Option<Result<T, HostError>>;
 
 /// What a call found: the answer, or somebody to wait for.
 enum Begun<T> {
@@ -96,7 +96,8 @@ async fn wait<T: Clone>(mut wait: watch::Receiver<Answer<T>>) -> Result<T, HostE
     answer.ok().flatten().unwrap_or_else(|| Err(unreachable_host()))
 }
 
-async fn with_faults<T>(fault: Option<Fault>, answer: Result<T, HostError>) -> Result<T, HostError> {
+/// What a fault makes of an answer.
+pub(crate) async fn with_faults<T>(fault: Option<Fault>, answer: Result<T, HostError>) -> Result<T, HostError> {
     match fault {
         Some(Fault::HoldAnswer(gate)) => gate.pass().await,
         Some(Fault::LoseReply) => return Err(HostError::Unavailable("the answer was lost".into())),
@@ -176,24 +177,34 @@ impl SimHost {
         }
     }
 
+    /// Brings the answer of a call in a task of the host's own, if it is this call's to bring, and waits for it.
+    pub(crate) async fn bring<T: Clone>(
+        &self,
+        fault: Option<Fault>,
+        (waiting, mine): (watch::Receiver<Answer<T>>, bool),
+        finish: impl FnOnce(&Self) + Send + 'static,
+    ) -> Result<T, HostError> {
+        if mine {
+            let (host, fault) = (self.clone(), fault.clone());
+            self.0.tasks.spawn(async move {
+                if let Some(Fault::Hold(gate)) = fault {
+                    gate.pass().await;
+                }
+                finish(&host);
+            });
+        }
+        let answer = wait(waiting).await;
+        with_faults(fault, answer).await
+    }
+
     pub(crate) async fn pause_inner(self, call: Call, id: SandboxId, mode: PauseMode) -> Result<Paused, HostError> {
         let fault = self.enter(Method::Pause).await?;
-        let answer = match self.begin_pause(&call, &id)? {
-            Begun::Answered(paused) => Ok(paused),
+        match self.begin_pause(&call, &id)? {
+            Begun::Answered(paused) => with_faults(fault, Ok(paused)).await,
             Begun::Wait(waiting, mine) => {
-                if mine {
-                    let (host, fault) = (self.clone(), fault.clone());
-                    self.0.tasks.spawn(async move {
-                        if let Some(Fault::Hold(gate)) = fault {
-                            gate.pass().await;
-                        }
-                        host.finish_pause(&call, &id, mode);
-                    });
-                }
-                wait(waiting).await
+                self.bring(fault, (waiting, mine), move |host| host.finish_pause(&call, &id, mode)).await
             }
-        };
-        with_faults(fault, answer).await
+        }
     }
 
     fn begin_resume(&self, call: &Call, id: &SandboxId, mode: PauseMode) -> Result<Begun<SandboxFacts>, HostError> {
@@ -236,22 +247,12 @@ impl SimHost {
         request: ResumeSandbox,
     ) -> Result<SandboxFacts, HostError> {
         let fault = self.enter(Method::Resume).await?;
-        let answer = match self.begin_resume(&call, &id, request.mode)? {
-            Begun::Answered(facts) => Ok(facts),
+        match self.begin_resume(&call, &id, request.mode)? {
+            Begun::Answered(facts) => with_faults(fault, Ok(facts)).await,
             Begun::Wait(waiting, mine) => {
-                if mine {
-                    let (host, fault) = (self.clone(), fault.clone());
-                    self.0.tasks.spawn(async move {
-                        if let Some(Fault::Hold(gate)) = fault {
-                            gate.pass().await;
-                        }
-                        host.finish_resume(&call, &id, request);
-                    });
-                }
-                wait(waiting).await
+                self.bring(fault, (waiting, mine), move |host| host.finish_resume(&call, &id, request)).await
             }
-        };
-        with_faults(fault, answer).await
+        }
     }
 
     pub(crate) fn make_template_now(

@@ -11,7 +11,7 @@ use std::time::Duration;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{HostEvent, HostEventKind};
-use atoll_domain::{Principal, SandboxId, SandboxStatus};
+use atoll_domain::{Principal, SandboxStatus};
 
 use atoll_store::Step;
 
@@ -20,8 +20,6 @@ use crate::{Control, ControlError};
 
 /// How long somebody waits for the host's events; they are stored within milliseconds, or the database does not work.
 const CAUGHT_UP: Duration = Duration::from_secs(5);
-/// How far back a full disk is looked for.
-const LINES: u32 = 200;
 
 /// Follows the host's stream to its end.
 pub(crate) async fn activate(control: &Control) -> Result<(), ControlError> {
@@ -46,14 +44,6 @@ pub(crate) async fn caught_up(control: &Control) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// Whether the last that was told of a sandbox's disk is that it is full: only such a one goes on. A host says the same of a VM that was
-/// stopped for a moment on purpose.
-async fn stands_still(control: &Control, id: &SandboxId) -> Result<bool, ControlError> {
-    let lines = control.store().happenings(id, LINES).await?;
-    let mut of_disk = lines.iter().filter(|l| matches!(l.kind, HappeningKind::DiskFull | HappeningKind::GoesOn));
-    Ok(of_disk.next().is_some_and(|line| line.kind == HappeningKind::DiskFull))
-}
-
 async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError> {
     let sandbox = control.store().sandbox(&event.sandbox).await?;
     // Asked for before the transaction, which must not wait for a host.
@@ -63,7 +53,6 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
         }
         _ => Vec::new(),
     };
-    let goes_on = event.kind == HostEventKind::Resumed && stands_still(control, &event.sandbox).await?;
     let now = control.now();
     let tx = control.store().begin(Step::HostEvent).await?;
     if !tx.see_event(control.own_host(), event.seq).await? {
@@ -104,14 +93,12 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
         (HostEventKind::DiskFull, _) => {
             tracing::warn!(sandbox.id = %event.sandbox, "the host's disk is full: a sandbox stands still");
         }
-        (HostEventKind::Resumed, _) if goes_on => tracing::info!(sandbox.id = %event.sandbox, "a sandbox goes on"),
-        (HostEventKind::Resumed, _) => {}
+        (HostEventKind::Resumed, _) => tracing::info!(sandbox.id = %event.sandbox, "a sandbox goes on"),
         (HostEventKind::Ended { .. }, None) => {}
     }
     let happening = match event.kind {
         HostEventKind::DiskFull => Some(HappeningKind::DiskFull),
-        HostEventKind::Resumed if goes_on => Some(HappeningKind::GoesOn),
-        HostEventKind::Resumed => None,
+        HostEventKind::Resumed => Some(HappeningKind::GoesOn),
         HostEventKind::Ended { .. } | HostEventKind::Paused { .. } | HostEventKind::PauseFailed { .. } => None,
     };
     if let (Some(kind), Some(sandbox)) = (happening, &sandbox) {

@@ -255,10 +255,14 @@ impl Control {
         if wanted {
             return Ok(());
         }
-        // It was destroyed before the host had it, so that destroy found nothing there.
-        self.forget(&sandbox.id);
-        self.driver().destroy(Self::call(sandbox.incarnation)?, sandbox.id.clone()).await?;
-        Err(ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Stopped })
+        self.end_unwanted(&sandbox.id, sandbox.incarnation).await
+    }
+
+    /// Ends on its host what was destroyed before the host had it, so that the destroy found nothing there; and says so.
+    pub(super) async fn end_unwanted(&self, id: &SandboxId, life: Incarnation) -> Result<(), ControlError> {
+        self.forget(id);
+        self.driver().destroy(Self::call(life)?, id.clone()).await?;
+        Err(ControlError::NotRunning { id: id.to_string(), status: SandboxStatus::Stopped })
     }
 
     async fn note_create_failed(

@@ -146,12 +146,7 @@ impl Control {
         tx.commit().await?;
         match self.store().sandbox(&sandbox.id).await? {
             Some(row) if !row.status.is_over() => Ok(()),
-            // Destroyed before the host heard of the resume: nothing of it may stay.
-            _ => {
-                self.forget(&sandbox.id);
-                self.driver().destroy(Self::call(call.incarnation)?, sandbox.id.clone()).await?;
-                Err(ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Stopped })
-            }
+            _ => self.end_unwanted(&sandbox.id, call.incarnation).await,
         }
     }
 

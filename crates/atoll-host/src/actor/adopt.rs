@@ -21,7 +21,8 @@ use super::work::{Adoption, Context, Finished};
 use crate::Step;
 use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
-use crate::journal::{Base, Entry, History, Processes};
+use crate::history::History;
+use crate::journal::{Base, Entry, Processes};
 
 /// Said of a VM that is stopped because its disk is full.
 pub(super) const DISK_FULL: &str = "disk_full";
@@ -101,7 +102,7 @@ async fn repair(
     }
     let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
     let sockets = Sockets::new(keeper.clone());
-    let agent = vmm::agent(&sockets, Some(secrets));
+    let agent = vmm::agent(&sockets, Some(&secrets.token));
     vmm::answers("adoption", &ready, &context.spec.id, &sockets, keeper).await.map_err(Adoption::Failed)?;
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
     let identity = vmm::identity(&context.spec, secrets, Some(life)).map_err(Adoption::Failed)?;

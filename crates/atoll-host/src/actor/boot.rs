@@ -91,7 +91,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     context.or_cancelled(async { up.agent.init(&identity).await.map_err(|e| failed(&e)) }).await?;
     Step::Init.after();
     if let Some(Grow(true)) = up.grow {
-        copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets))).await?;
+        copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets.token))).await?;
     }
     context.journal(Entry::Repaired).await?;
     context.phase("init", started, |_| {});

@@ -44,7 +44,7 @@ pub(super) async fn restore(
 ) -> Result<Up, HostError> {
     let started = Instant::now();
     let (manifest, sources) = read(context, object).await?;
-    match judge(&manifest, &context.platform(ready, &sources).await?) {
+    match judge(&manifest, &context.platform(ready, &sources)) {
         Verdict::Usable => {}
         Verdict::MemoryUnusable(reason) => return Err(HostError::MemoryUnusable(reason)),
         Verdict::Refused(refused) => return Err(HostError::Damaged(refused.to_string())),
@@ -68,9 +68,7 @@ pub(super) async fn restore(
     connected.client.resume().await.map_err(from_client)?;
     Step::Continue.after();
     let sockets = Sockets::new(connected.client.clone());
-    let inherited =
-        context.inherited.as_ref().map(|token| SandboxSecrets { token: token.clone(), envs: secrets.envs.clone() });
-    let agent = vmm::agent(&sockets, inherited.as_ref());
+    let agent = vmm::agent(&sockets, context.inherited.as_ref());
     context.or_cancelled(vmm::answers("restore", ready, &context.spec.id, &sockets, &connected.client)).await?;
     context.phase("restore", started, |_| {});
     let grow = Some(Grow(context.spec.shape.disk_mb > manifest.shape.disk_mb));

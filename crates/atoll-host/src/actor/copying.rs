@@ -28,10 +28,9 @@ use super::vmm::{self, Alive};
 use super::work::{Context, Finished};
 use super::{exit_reason, pausing};
 use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
-use crate::generation::{self, EMPTY_BASE};
+use crate::generation;
 use crate::journal::{Base, Kept, Sources};
 use crate::objects::{self, DISK, MEMORY, SOURCES, STATE};
-use crate::stamp::unchanged;
 use crate::{Step, admission};
 
 /// How long an agent may take to freeze user code.
@@ -53,12 +52,12 @@ pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: M
         let (sources, taken, stood_still) = take(&context, &mut alive, path).await?;
         let ready = context.shared.ready().await?;
         let parts = Raw {
-            platform: context.platform(&ready, &sources).await?,
+            platform: context.platform(&ready, &sources),
             state: Part { bytes: taken.state_bytes, digest: Digest(taken.state_digest.0) },
             diff: Some((path.join(DIFF_FILE), Digest(taken.diff_digest.0))),
             sources,
         };
-        let bytes = finish(&context, &object, path, Some(parts), None).await?;
+        let bytes = finish(&context, &object, path, parts).await?;
         Ok((bytes, stood_still))
     })
     .await;
@@ -101,7 +100,7 @@ pub(super) async fn of_paused(
             diff: manifest.parts.memory_diff.filter(|_| kept.diff).map(|part| (from.join(DIFF_FILE), part.digest)),
             sources: kept.sources.clone(),
         };
-        let bytes = finish(&context, &object, path, Some(parts), None).await?;
+        let bytes = finish(&context, &object, path, parts).await?;
         Ok((bytes, 0))
     })
     .await;
@@ -155,7 +154,7 @@ async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sour
     }
     let sources = pausing::sources(context).await?;
     let vm = alive.vm();
-    let agent = vmm::agent(&vm.sockets, context.secrets.as_deref());
+    let agent = vmm::agent(&vm.sockets, context.token());
     let timeout_ms = u64::try_from(FREEZE.as_millis()).unwrap_or(u64::MAX);
     let request = PrepareRequest { sync: false, freeze: true, timeout_ms };
     match timeout(FREEZE, agent.prepare_snapshot(&request)).await {
@@ -192,7 +191,7 @@ async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sour
     Ok((sources, taken, u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX)))
 }
 
-async fn copy_disk(context: &Context, path: &Path) -> Result<(), HostError> {
+pub(super) async fn copy_disk(context: &Context, path: &Path) -> Result<(), HostError> {
     let (from, to) = (context.dir.join("cow.raw"), path.join(DISK));
     let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk(&from, &to).map_err(from_disk));
     copied.await.map_err(join_failed)?.map(drop)
@@ -206,26 +205,13 @@ pub(super) struct Raw {
     pub(super) sources: Sources,
 }
 
-/// Flattens the memory, writes sources and manifest; everything is on disk when this answers the allocated bytes. `token` is the
-/// agent's, when it has one that is not the sandbox's own.
-pub(super) async fn finish(
-    context: &Context,
-    object: &ObjectId,
-    path: &Path,
-    parts: Option<Raw>,
-    template: Option<String>,
-) -> Result<u64, HostError> {
-    let none = || HostError::Failed("there is nothing to make an object of".into());
-    let parts = parts.ok_or_else(none)?;
+/// Flattens the memory, writes sources and manifest; everything is on disk when this answers the allocated bytes.
+pub(super) async fn finish(context: &Context, object: &ObjectId, path: &Path, parts: Raw) -> Result<u64, HostError> {
     let (shared, dir, path, object) = (context.shared.clone(), context.dir.clone(), path.to_owned(), object.clone());
-    let (shape, template) = (context.spec.shape, template.unwrap_or_else(|| context.spec.template.clone()));
+    let (shape, template) = (context.spec.shape, context.spec.template.clone());
     let memory = u64::from(shape.memory_mb) << 20;
     let finished = tokio::task::spawn_blocking(move || {
-        let base = match &parts.sources.base {
-            Base::Empty => open(&dir.join(EMPTY_BASE))?,
-            Base::Own { file, digest, stamp } => unchanged(&dir.join(file), digest, *stamp)?,
-            Base::Object { id } => open(&shared.objects.path(id).join(MEMORY))?,
-        };
+        let base = crate::base::open(&shared.objects, &dir, &parts.sources.base)?;
         let digest = flat(&base, parts.diff.as_ref(), memory, &path.join(MEMORY))?;
         // A running sandbox's diff lies in the object itself and is of no use any more.
         let _ = std::fs::remove_file(path.join(DIFF_FILE));

@@ -22,11 +22,10 @@ use tokio::task::JoinHandle;
 
 use super::Actor;
 use crate::error::{failed, from_keeper};
-use crate::generation::{self, BASE_PREFIX, EMPTY_BASE};
+use crate::generation::{self, BASE_PREFIX};
 use crate::journal::{Base, Entry, Journal, Kept};
-use crate::objects::MEMORY;
 use crate::shared::Shared;
-use crate::stamp::{Stamp, unchanged};
+use crate::stamp::Stamp;
 
 type Flat = Result<Option<Base>, HostError>;
 
@@ -138,11 +137,7 @@ impl Job {
     }
 
     fn write(&self, path: &Path) -> Result<(DomainDigest, Stamp), FlattenError> {
-        let base = match &self.base {
-            Base::Empty => File::open(self.dir.join(EMPTY_BASE))?,
-            Base::Own { file, digest, stamp } => unchanged(&self.dir.join(file), digest, *stamp)?,
-            Base::Object { id } => File::open(self.shared.objects.path(id).join(MEMORY))?,
-        };
+        let base = crate::base::open(&self.shared.objects, &self.dir, &self.base)?;
         let manifest = generation::manifest(&self.dir, &self.generation, &self.shared.signer)?;
         let none = || HostError::Damaged("the manifest names no memory".into());
         let expected = Digest(manifest.parts.memory_diff.ok_or_else(none)?.digest.0);

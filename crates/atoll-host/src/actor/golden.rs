@@ -16,13 +16,12 @@ use atoll_keeper::client::{DIFF_FILE, KeeperProcess, SnapshotFiles};
 use atoll_keeper::protocol::Then;
 use tokio::sync::watch;
 
-use super::copying::{Raw, finish};
+use super::copying::{Raw, copy_disk, finish};
 use super::release::{self, Why};
 use super::work::{Context, Finished};
 use super::{boot, first_facts, pausing, prepare, vmm};
-use crate::error::{failed, from_client, from_disk, join_failed};
+use crate::error::{failed, from_client, join_failed};
 use crate::journal::Entry;
-use crate::objects::DISK;
 use crate::shared::Shared;
 
 /// Boots one of a shape and keeps it under a golden's name; answers its allocated bytes.
@@ -80,7 +79,7 @@ async fn make(context: &Context, name: String, process: &mut Option<KeeperProces
     let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
     let up = boot::come_up(context, &ready, 1, &secrets, process).await?;
     let sources = pausing::sources(context).await?;
-    let platform = context.platform(&ready, &sources).await?;
+    let platform = context.platform(&ready, &sources);
     let step = Holder::Step { id: name.clone() };
     let (shared, holder) = (Arc::clone(&context.shared), step.clone());
     let made = tokio::task::spawn_blocking(move || {
@@ -91,16 +90,14 @@ async fn make(context: &Context, name: String, process: &mut Option<KeeperProces
     let (object, path, files) = made.await.map_err(join_failed)??;
     let fill = async {
         let taken = up.connected.client.snapshot(files, Then::Stay).await.map_err(from_client)?;
-        let (from, to) = (context.dir.join("cow.raw"), path.join(DISK));
-        let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk(&from, &to).map_err(from_disk));
-        copied.await.map_err(join_failed)??;
+        copy_disk(context, &path).await?;
         let raw = Raw {
             platform,
             state: Part { bytes: taken.state_bytes, digest: Digest(taken.state_digest.0) },
             diff: Some((path.join(DIFF_FILE), Digest(taken.diff_digest.0))),
             sources,
         };
-        finish(context, &object, &path, Some(raw), None).await
+        finish(context, &object, &path, raw).await
     };
     let filled = fill.await;
     keep(context, object, filled, step, name).await

@@ -18,7 +18,8 @@ use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
 
 use super::Actor;
 use crate::clock;
-use crate::journal::{Entry, History};
+use crate::history::History;
+use crate::journal::Entry;
 
 const FILE: &str = "used";
 /// How often a use is written down at most.

@@ -29,7 +29,8 @@ use super::vmm::{self, Alive, Vm};
 use super::work::{Context, Finished};
 use crate::error::{failed, from_client, join_failed};
 use crate::generation;
-use crate::journal::{Base, Entry, History, Journal, Kept, Sources};
+use crate::history::History;
+use crate::journal::{Base, Entry, Journal, Kept, Sources};
 use crate::{Step, admission};
 
 /// How long the agent may take to freeze user code before a pause with memory.
@@ -91,7 +92,7 @@ async fn keep(context: &Context, vm: &Vm, order: Order) -> Result<Kept, HostErro
         admission::check_pause(shared.data.root(), context.spec.shape)?;
     }
     context.journal(Entry::Pausing { generation: id.clone() }).await?;
-    let agent = vmm::agent(&vm.sockets, context.secrets.as_deref());
+    let agent = vmm::agent(&vm.sockets, context.token());
     let kept = match order.mode {
         PauseMode::Disk => {
             write_back(context, &agent).await?;
@@ -205,7 +206,7 @@ async fn manifest(
         created_at: crate::clock::now().wall,
         shape: context.spec.shape,
         template: context.spec.template.clone(),
-        platform: context.platform(&ready, sources).await?,
+        platform: context.platform(&ready, sources),
         origin: sources.origin.clone(),
         parts: Parts {
             state: Some(part(snapshot.state_bytes, snapshot.state_digest)),
@@ -237,15 +238,14 @@ pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<(), String> {
     if state.stopped.is_some() {
         vm.keeper.resume().await.map_err(|error| format!("the VM does not go on: {error}"))?;
     }
-    let agent = vmm::agent(&vm.sockets, context.secrets.as_deref());
+    let agent = vmm::agent(&vm.sockets, context.token());
     match timeout(THAW, agent.unfreeze()).await {
         Ok(Ok(())) => {}
         // It did not answer before either; whoever next looks at the sandbox finds it running.
         other => tracing::warn!(sandbox.id = %context.spec.id, ?other, "an agent did not thaw user code"),
     }
-    let (dir, shared) = (context.dir.clone(), context.shared.clone());
+    let dir = context.dir.clone();
     let removed = tokio::task::spawn_blocking(move || {
-        let _shared = shared;
         let base = History::read(&dir)?.sources().map(|sources| sources.base.clone());
         generation::tidy(&dir, None, base.as_ref())
     });

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use super::vmm::Alive;
 use super::work::{Context, Finished};
 use crate::error::{failed, from_keeper, from_net, join_failed};
-use crate::journal::{self, Entry, History, Journal};
+use crate::history::History;
+use crate::journal::{self, Entry, Journal};
 use crate::shared::Shared;
 use crate::{Step, keepers};
 

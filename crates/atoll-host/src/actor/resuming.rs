@@ -29,7 +29,6 @@ use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Kept};
 use crate::ready::Ready;
-use crate::stamp::unchanged;
 use crate::{Step, admission};
 
 /// What a resume is to do.
@@ -119,7 +118,7 @@ async fn resume(
     let started = Instant::now();
     let sockets = crate::dial::Sockets::new(connected.client.clone());
     // A booted guest's agent has no token yet; a restored one has the one that it had.
-    let known = restore.as_ref().map(|_| order.secrets.as_ref());
+    let known = restore.as_ref().map(|_| &order.secrets.token);
     let agent = vmm::agent(&sockets, known);
     vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client).await.map_err(lost)?;
     Step::Init.before();
@@ -143,7 +142,7 @@ async fn restorable(context: &Context, kept: &Kept, ready: &Arc<Ready>) -> Resul
     let (dir, shared) = (context.dir.clone(), context.shared.clone());
     let read = tokio::task::spawn_blocking(move || generation::manifest(&dir, &id, &shared.signer));
     let manifest = read.await.map_err(join_failed)??;
-    let here = context.platform(ready, &kept.sources).await?;
+    let here = context.platform(ready, &kept.sources);
     match judge(&manifest, &here) {
         Verdict::Usable => Ok(manifest),
         Verdict::MemoryUnusable(reason) => Err(HostError::MemoryUnusable(reason)),
@@ -189,9 +188,9 @@ async fn begin(
     };
     let shared_base = match &sources.base {
         Base::Object { id } => Some(context.shared.objects.sealed_base(id).await?),
-        Base::Own { file, digest, stamp } => {
-            let (path, digest, stamp) = (context.dir.join(file), *digest, *stamp);
-            let checked = tokio::task::spawn_blocking(move || unchanged(&path, &digest, stamp));
+        Base::Own { .. } => {
+            let (shared, dir, base) = (context.shared.clone(), context.dir.clone(), sources.base.clone());
+            let checked = tokio::task::spawn_blocking(move || crate::base::open(&shared.objects, &dir, &base));
             checked.await.map_err(join_failed)??;
             None
         }

@@ -50,7 +50,7 @@ impl Future for Usage {
 }
 
 async fn ask(metrics: Arc<Metrics>, id: SandboxId, sockets: Sockets, secrets: Option<Arc<SandboxSecrets>>) {
-    let agent = vmm::agent(&sockets, secrets.as_deref());
+    let agent = vmm::agent(&sockets, secrets.as_deref().map(|secrets| &secrets.token));
     loop {
         tokio::time::sleep(EVERY).await;
         let usage = match timeout(LIMIT, agent.metrics()).await {

@@ -6,18 +6,21 @@
 //! Deliberately absent: what a boot and a resume do differently ([`super::boot`], [`super::resuming`]).
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use atoll_domain::host::{HostError, Isolation, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{GuestToken, HostError, Isolation, SandboxSecrets, SandboxSpec};
 use atoll_domain::{Incarnation, Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits};
+use atoll_keeper::cgroup::Cgroups;
 use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::{Event, State};
 use atoll_keeper::spec::{self, Jail, KeeperSpec, Machine};
+use atoll_net::NetPlan;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::process::Command;
@@ -41,7 +44,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(30);
 const EMULATED_BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// From the keeper's start to its socket.
 pub(super) const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+/// For dialling again and again.
 const DIAL_LIMIT: Duration = Duration::from_millis(250);
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// For a single call to an agent that answered before: on a busy machine it takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(10);
@@ -123,7 +128,8 @@ async fn write_spec(context: &Context, ready: Arc<Ready>, beginning: Beginning) 
     let (shared, spec, dir) = (Arc::clone(&context.shared), context.spec.clone(), context.dir.clone());
     let written = tokio::task::spawn_blocking(move || {
         let Beginning { attempt, incarnation, sources, start, .. } = beginning;
-        let keeper_spec = make_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start)?;
+        let place = place(&shared, &spec)?;
+        let keeper_spec = keeper_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start, place);
         let write = || {
             Journal::open(&dir)?.write(&Entry::Boot { attempt, sources: Some(sources) })?;
             let text = serde_json::to_vec(&keeper_spec)?;
@@ -137,8 +143,45 @@ async fn write_spec(context: &Context, ready: Arc<Ready>, beginning: Beginning) 
     written.await.map_err(join_failed)?
 }
 
-/// What the keeper of a sandbox is told; makes its control groups if they are not there.
-pub(super) fn make_spec(
+/// What this host gives to a sandbox's guest that is started from `sources`. Nothing is made or claimed for it.
+pub(super) fn platform(
+    shared: &Shared,
+    spec: &SandboxSpec,
+    dir: &Path,
+    ready: &Ready,
+    sources: &Sources,
+) -> atoll_domain::snapshot::Platform {
+    let place = Place {
+        plan: atoll_net::plan(&shared.net, atoll_net::Slot(0), spec.network),
+        groups: Cgroups { keeper: Vec::new(), vmm: Vec::new() },
+        resolvers: Vec::new(),
+    };
+    let start = super::boot::cold(sources);
+    let spec = keeper_spec(shared, spec, Incarnation::FIRST, dir, ready, sources, start, place);
+    crate::platform::platform(&ready.vmm_version, ready.tsc_khz, &spec)
+}
+
+/// Where a VM is put on this host.
+struct Place {
+    plan: NetPlan,
+    groups: Cgroups,
+    resolvers: Vec<SocketAddr>,
+}
+
+/// Makes a place for a sandbox's VM: its slot and its control groups, if they are not there.
+fn place(shared: &Shared, spec: &SandboxSpec) -> Result<Place, HostError> {
+    let plan = shared.plan(spec).map_err(from_net)?;
+    let groups = atoll_keeper::cgroup::prepare(&shared.net.instance, &spec.id, spec.shape.vcpus, spec.shape.memory_mb);
+    let resolvers = match spec.network {
+        Network::Internet => atoll_net::host_resolvers(),
+        Network::None => Vec::new(),
+    };
+    Ok(Place { plan, groups: groups.map_err(from_keeper)?, resolvers })
+}
+
+/// What the keeper of a sandbox is told.
+#[allow(clippy::too_many_arguments, reason = "a spec is made of all of this, here alone")]
+fn keeper_spec(
     shared: &Shared,
     spec: &SandboxSpec,
     incarnation: Incarnation,
@@ -146,20 +189,15 @@ pub(super) fn make_spec(
     ready: &Ready,
     sources: &Sources,
     start: spec::Start,
-) -> Result<KeeperSpec, HostError> {
-    let plan = shared.plan(spec).map_err(from_net)?;
-    let groups = atoll_keeper::cgroup::prepare(&shared.net.instance, &spec.id, spec.shape.vcpus, spec.shape.memory_mb);
-    let groups = groups.map_err(from_keeper)?;
-    let resolvers = match spec.network {
-        Network::Internet => atoll_net::host_resolvers(),
-        Network::None => Vec::new(),
-    };
+    place: Place,
+) -> KeeperSpec {
+    let Place { plan, groups, resolvers } = place;
     let memory = match &sources.base {
         Base::Empty => spec::Memory::File { path: dir.join(EMPTY_BASE) },
         Base::Own { file, .. } => spec::Memory::File { path: dir.join(file) },
         Base::Object { .. } => spec::Memory::Sealed,
     };
-    Ok(KeeperSpec {
+    KeeperSpec {
         version: spec::VERSION,
         sandbox: spec.id.clone(),
         incarnation,
@@ -188,7 +226,7 @@ pub(super) fn make_spec(
             keeper_cgroups: groups.keeper,
             vmm_cgroups: groups.vmm,
         },
-    })
+    }
 }
 
 fn spawn(context: &Context, input: Option<&File>) -> Result<KeeperProcess, HostError> {
@@ -264,22 +302,14 @@ pub(super) async fn give_up(process: Option<KeeperProcess>) {
     }
 }
 
-/// The agent of a running guest, with the sandbox's token.
-pub(super) fn agent(sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
-    dialled_within(PATIENCE, sockets, secrets)
+/// The agent of a running guest, asked with this token.
+pub(super) fn agent(sockets: &Sockets, token: Option<&GuestToken>) -> GuestClient {
+    client(sockets, token, Limits { dial: PATIENCE, head: PATIENCE, ..Limits::default() })
 }
 
-/// The same with short limits, for dialling again and again.
-pub(super) fn impatient(sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
-    dialled_within(DIAL_LIMIT, sockets, secrets)
-}
-
-fn dialled_within(dial_limit: Duration, sockets: &Sockets, secrets: Option<&SandboxSecrets>) -> GuestClient {
-    let dial = PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit: dial_limit };
-    let head = if dial_limit == PATIENCE { PATIENCE } else { Duration::from_secs(5) };
-    let limits = Limits { dial: dial_limit, head, ..Limits::default() };
-    let token = secrets.map(|secrets| AccessToken::new(secrets.token.expose()));
-    GuestClient::new(Arc::new(dial), token).with_limits(limits)
+fn client(sockets: &Sockets, token: Option<&GuestToken>, limits: Limits) -> GuestClient {
+    let dial = PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit: limits.dial };
+    GuestClient::new(Arc::new(dial), token.map(|token| AccessToken::new(token.expose()))).with_limits(limits)
 }
 
 /// Waits until the agent answers; its console goes into the log if it does not in time.
@@ -290,7 +320,8 @@ pub(super) async fn answers(
     sockets: &Sockets,
     keeper: &KeeperClient,
 ) -> Result<(), HostError> {
-    let agent = &impatient(sockets, None);
+    let limits = Limits { dial: DIAL_LIMIT, head: HEAD_LIMIT, ..Limits::default() };
+    let agent = &client(sockets, None, limits);
     let limit = match ready.isolation() {
         Isolation::Hardware => BOOT_LIMIT,
         Isolation::Emulated => EMULATED_BOOT_LIMIT,

@@ -26,7 +26,8 @@ use super::copying::CopyOutcome;
 use super::pausing::PauseOutcome;
 use super::vmm::{self, Alive};
 use crate::error::{failed, join_failed};
-use crate::journal::{Entry, History, Journal, Kept, Sources};
+use crate::history::History;
+use crate::journal::{Entry, Journal, Kept, Sources};
 use crate::ready::Ready;
 use crate::shared::Shared;
 
@@ -148,15 +149,13 @@ impl Context {
     }
 
     /// What this host gives to the sandbox's guest, started from `sources`.
-    pub(super) async fn platform(&self, ready: &Arc<Ready>, sources: &Sources) -> Result<Platform, HostError> {
-        let (shared, spec, dir) = (Arc::clone(&self.shared), self.spec.clone(), self.dir.clone());
-        let (ready, sources, incarnation) = (Arc::clone(ready), sources.clone(), self.call.incarnation);
-        let made = tokio::task::spawn_blocking(move || {
-            let start = super::boot::cold(&sources);
-            let spec = vmm::make_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start)?;
-            Ok(crate::platform::platform(&ready.vmm_version, &spec))
-        });
-        made.await.map_err(join_failed)?
+    pub(super) fn platform(&self, ready: &Ready, sources: &Sources) -> Platform {
+        vmm::platform(&self.shared, &self.spec, &self.dir, ready, sources)
+    }
+
+    /// The token of the sandbox's agent, if it is known.
+    pub(super) fn token(&self) -> Option<&GuestToken> {
+        self.secrets.as_deref().map(|secrets| &secrets.token)
     }
 
     /// Between two steps: whether to go on.

@@ -3,7 +3,8 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Lie, Service};
+use crate::agent_host::Lie;
+use crate::support::Service;
 
 const PROTO: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/proto\r\n\r\n";
 const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/connect+proto\r\n\r\n";

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod agent_host;
 mod debug_port;
 mod document;
 mod files;

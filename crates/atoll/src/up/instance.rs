@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::InProcess;
 use super::first_start::FirstStart;
 use super::local_socket::{self, LocalSocket};
-use super::{admin_file, first_start, request_key, sealing_key};
+use super::{admin_file, first_start, key_file};
 use crate::embedded;
 
 /// How long requests may take to end after the sandboxes did.
@@ -134,7 +134,7 @@ async fn serve(
     beginning: FirstStart,
 ) -> Result<Instance> {
     let driver = Arc::new(InProcess(agent.clone()));
-    let (requests, sealing) = (request_key::open(data)?, sealing_key::ensure(data)?);
+    let (requests, sealing) = (key_file::requests(data)?, key_file::sealing(data)?);
     let (control, first) = Control::start(store, driver, Arc::new(SystemClock), requests, sealing).await?;
     let url = listener.as_ref().map(|listener| anyhow::Ok(url(listener.local_addr()?))).transpose()?;
     if let Some(url) = &url {

@@ -10,10 +10,9 @@ mod build_progress;
 mod driver;
 mod first_start;
 pub(crate) mod instance;
+mod key_file;
 mod local_socket;
 pub(crate) mod logs;
-mod request_key;
-mod sealing_key;
 mod signals;
 
 use std::path::Path;

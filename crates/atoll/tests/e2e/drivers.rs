@@ -7,14 +7,13 @@
 
 use std::sync::Arc;
 
-use atoll_disk::{Cache, Silent};
 use atoll_domain::SandboxId;
-use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
+use atoll_host::{DataDir, HostAgent, OnExit};
 use atoll_testkit::conformance::{self, Driver};
 use atoll_testkit::conformance_life;
 
 use crate::driver::InProcess;
-use crate::embedded;
+use crate::host_config::host_config;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
@@ -32,21 +31,9 @@ async fn the_in_process_driver_keeps_every_rule_of_the_suite() {
 
 /// An agent of this process on a data directory.
 pub(crate) async fn start(root: &std::path::Path) -> (HostAgent, atoll_domain::InstanceId) {
-    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let (data, lock) = DataDir::open(root).unwrap();
     let instance = data.instance().unwrap();
-    let explicit = std::env::var_os("ATOLL_CACHE").map(std::path::PathBuf::from);
-    let config = HostConfig {
-        data: root.to_owned(),
-        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
-        keeper: embedded::KEEPER,
-        guest: embedded::GUEST,
-        address_pool: None,
-        accelerator: AcceleratorChoice::Auto,
-        golden_shapes: Vec::new(),
-        golden_budget_mb: 0,
-        progress: Arc::new(Silent),
-    };
+    let config = host_config(root);
     (HostAgent::start(config, data, lock).await.unwrap(), instance)
 }
 

@@ -23,6 +23,8 @@ mod exec;
 mod files;
 mod flood;
 mod guest;
+#[path = "../shared/host_config.rs"]
+mod host_config;
 mod isolation;
 mod life;
 mod lifecycle;

@@ -18,5 +18,7 @@ mod damage;
 mod driver;
 #[path = "../../src/embedded.rs"]
 mod embedded;
+#[path = "../shared/host_config.rs"]
+mod host_config;
 mod pauses;
 mod scene;

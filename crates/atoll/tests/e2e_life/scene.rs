@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_control::ports::HostDriver as _;
-use atoll_disk::{Cache, Silent};
 use atoll_domain::golden::GoldenShape;
 use atoll_domain::host::{Call, CreateSandbox, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts};
 use atoll_domain::record::Paused;
 use atoll_domain::{Incarnation, InstanceId, Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, AccessToken, Dial, DialFuture, GuestClient, ProcessEvent, StartRequest};
-use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
+use atoll_host::{DataDir, HostAgent, HostConfig, OnExit};
 use atoll_testkit::ids;
 
 use crate::driver::InProcess;
 use crate::embedded;
+use crate::host_config::host_config;
 
 /// A data directory, and the host agent that runs on it.
 pub(crate) struct Scene {
@@ -25,21 +25,10 @@ pub(crate) struct Scene {
 }
 
 async fn agent(root: &Path, goldens: &str, guest: &'static [u8]) -> (HostAgent, InstanceId) {
-    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let (data, lock) = DataDir::open(root).unwrap();
     let instance = data.instance().unwrap();
-    let explicit = std::env::var_os("ATOLL_CACHE").map(PathBuf::from);
-    let config = HostConfig {
-        data: root.to_owned(),
-        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
-        keeper: embedded::KEEPER,
-        guest,
-        address_pool: None,
-        accelerator: AcceleratorChoice::Auto,
-        golden_shapes: goldens.split(',').filter(|s| !s.is_empty()).map(|s| GoldenShape::parse(s).unwrap()).collect(),
-        golden_budget_mb: 2048,
-        progress: Arc::new(Silent),
-    };
+    let golden_shapes = goldens.split(',').filter(|s| !s.is_empty()).map(|s| GoldenShape::parse(s).unwrap()).collect();
+    let config = HostConfig { guest, golden_shapes, golden_budget_mb: 2048, ..host_config(root) };
     (HostAgent::start(config, data, lock).await.unwrap(), instance)
 }
 

@@ -7,18 +7,16 @@
 //! Deliberately absent: the control plane.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use atoll_disk::{Cache, Silent};
 use atoll_domain::SandboxId;
 use atoll_domain::host::{Call, CreateSandbox, HostError, MakeTemplate, PauseMode, ResumeSandbox};
-use atoll_host::{AcceleratorChoice, DataDir, HostAgent, HostConfig, OnExit};
+use atoll_host::{DataDir, HostAgent, OnExit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, to_value};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::embedded;
+use crate::host_config::host_config;
 
 /// Names the directory that the host agent's process serves.
 pub(crate) const DIRECTORY: &str = "ATOLL_LONG_HOST";
@@ -56,21 +54,9 @@ fn host_process() {
 }
 
 async fn serve(dir: &Path) {
-    assert!(embedded::complete(), "this test program carries no keeper and guest: run it by `cargo xtask test`");
     let root = dir.join("data");
     let (data, lock) = DataDir::open(&root).unwrap();
-    let explicit = std::env::var_os("ATOLL_CACHE").map(PathBuf::from);
-    let config = HostConfig {
-        data: root,
-        cache: Cache::discover(explicit.as_deref(), None, None).unwrap(),
-        keeper: embedded::KEEPER,
-        guest: embedded::GUEST,
-        address_pool: None,
-        accelerator: AcceleratorChoice::Auto,
-        golden_shapes: Vec::new(),
-        golden_budget_mb: 0,
-        progress: Arc::new(Silent),
-    };
+    let config = host_config(&root);
     let agent = HostAgent::start(config, data, lock).await.unwrap();
     let socket = dir.join(SOCKET);
     // Of a process that was killed.

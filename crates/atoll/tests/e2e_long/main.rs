@@ -21,6 +21,8 @@ mod cycle;
 mod embedded;
 mod guest;
 mod host;
+#[path = "../shared/host_config.rs"]
+mod host_config;
 mod machine;
 mod plan;
 mod world;

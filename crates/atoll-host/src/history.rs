@@ -1,0 +1,314 @@
+//! What the lines of a sandbox's journal come to.
+//!
+//! How it works: the journal is read whole; each question is answered from its lines, the newest that says something counting. A last line that
+//! a crash cut short was not acted upon and is left out; a whole line that this version does not know makes the sandbox foreign.
+//!
+//! Deliberately absent: writing ([`crate::journal`]), and what follows from it (`atoll_domain::recovery`).
+
+use std::fs;
+use std::path::Path;
+
+use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
+use atoll_domain::recovery::Traces;
+use atoll_domain::ttl::Lifetime;
+
+use crate::journal::{Entry, Kept, Processes, Sources, boot_id, path};
+
+/// What a directory's journal says.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    /// The entries, the oldest first.
+    pub(crate) entries: Vec<Entry>,
+    /// Whether there is a whole line that this version does not know.
+    pub(crate) foreign: bool,
+}
+
+impl History {
+    /// Reads it. A last line that a crash cut short was not acted upon and is left out; no journal is an empty one.
+    pub(crate) fn read(dir: &Path) -> std::io::Result<Self> {
+        match fs::read(path(dir)) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let mut history = Self::default();
+        for line in text.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")) {
+            match serde_json::from_slice(line) {
+                Ok(entry) => history.entries.push(entry),
+                Err(_) => history.foreign = true,
+            }
+        }
+        history
+    }
+
+    /// What the sandbox is.
+    pub(crate) fn created(&self) -> Option<(&Call, &SandboxSpec)> {
+        match self.entries.first() {
+            Some(Entry::Create { call, spec }) => Some((call, spec)),
+            _ => None,
+        }
+    }
+
+    /// Keeper and VMM of the latest boot; none if that boot did not come so far.
+    pub(crate) fn running(&self) -> Option<&Processes> {
+        let latest = self.entries.iter().rev().find(|e| matches!(e, Entry::Boot { .. } | Entry::Running(_)))?;
+        match latest {
+            Entry::Running(processes) => Some(processes),
+            _ => None,
+        }
+    }
+
+    /// What is kept, if it is paused: no VM that was made of it came to run.
+    pub(crate) fn paused(&self) -> Option<Kept> {
+        let mut kept: Option<Kept> = None;
+        for entry in &self.entries {
+            match (entry, &mut kept) {
+                (Entry::Paused(now), _) => kept = Some(now.as_ref().clone()),
+                (Entry::Flattened { base }, Some(kept)) => {
+                    kept.sources.base.clone_from(base);
+                    kept.diff = false;
+                }
+                (Entry::MemoryLost, Some(kept)) => kept.paused.generation = None,
+                (Entry::Running(_), _) => kept = None,
+                _ => {}
+            }
+        }
+        kept
+    }
+
+    /// The call of the life that it is in: of its create, or of the last resume whose VM came to run.
+    pub(crate) fn call(&self) -> Option<Call> {
+        let (mut call, mut next) = (None, None);
+        for entry in &self.entries {
+            match entry {
+                Entry::Create { call: first, .. } => call = Some(first.clone()),
+                Entry::Resuming { call: asked } => next = Some(asked.clone()),
+                Entry::Running(_) => call = next.take().or(call),
+                _ => {}
+            }
+        }
+        call
+    }
+
+    /// Whether user code may stand still, or a restored guest may not know yet who it is.
+    pub(crate) fn needs_repair(&self) -> bool {
+        let step = self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Boot { sources: Some(_), .. } | Entry::Pausing { .. } | Entry::Resuming { .. } => Some(true),
+            Entry::Repaired => Some(false),
+            _ => None,
+        });
+        step.unwrap_or(false)
+    }
+
+    /// What its VM was started from last.
+    pub(crate) fn sources(&self) -> Option<&Sources> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Boot { sources, .. } => sources.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// Its limits.
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Lifetime(lifetime) => Some(*lifetime),
+            Entry::Create { spec, .. } => Some(spec.lifetime),
+            _ => None,
+        })
+    }
+
+    /// The tombstone's reason and whether to tell it.
+    pub(crate) fn tombstone(&self) -> Option<(&str, bool)> {
+        self.entries.iter().find_map(|entry| match entry {
+            Entry::Tombstone { reason, tell } => Some((reason.as_str(), *tell)),
+            _ => None,
+        })
+    }
+
+    /// What was told, the oldest first.
+    pub(crate) fn told(&self) -> impl DoubleEndedIterator<Item = &HostEvent> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Told(event) => Some(event),
+            _ => None,
+        })
+    }
+
+    /// Whether its end was told.
+    pub(crate) fn end_told(&self) -> bool {
+        self.told().any(|event| matches!(event.kind, HostEventKind::Ended { .. }))
+    }
+
+    /// Whether the last thing told is that it stands still.
+    pub(crate) fn halt_told(&self) -> bool {
+        self.told().next_back().is_some_and(|event| event.kind == HostEventKind::DiskFull)
+    }
+
+    /// What the rule about recovery looks at.
+    pub(crate) fn traces(&self) -> Traces {
+        Traces {
+            created: self.created().is_some(),
+            foreign: self.foreign,
+            running: self.running().is_some(),
+            this_boot: self.running().is_some_and(|processes| processes.boot_id == boot_id()),
+            paused: self.paused().is_some(),
+            tombstone: self.tombstone().is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Base, Journal};
+    use atoll_domain::host::{EventSeq, OwnFiles};
+    use atoll_domain::record::Paused;
+    use atoll_domain::snapshot::{Digest, Origin};
+    use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
+
+    fn first() -> Entry {
+        let call = Call { operation: OperationId::from_random([1; 16]), incarnation: Incarnation::FIRST };
+        let spec = SandboxSpec {
+            id: SandboxId::from_random([2; 16]),
+            template: "base".into(),
+            shape: Shape { vcpus: 1, memory_mb: 128, disk_mb: 128 },
+            network: Network::None,
+            default_user: "root".into(),
+            lifetime: atoll_domain::ttl::Lifetime::default(),
+            snapshot: None,
+            cold: false,
+            own: OwnFiles::default(),
+        };
+        Entry::Create { call, spec }
+    }
+
+    fn kept(at: u64) -> Kept {
+        let digest = |n| Digest([n; 32]);
+        let origin = Origin { kernel: digest(1), base: digest(2), agent: digest(3), agent_version: "0".into() };
+        let (image, kernel, initrd) = ("/i".into(), "/k".into(), "/n".into());
+        let sources = Sources { image, kernel, initrd, base: Base::Empty, origin };
+        let at = i64::try_from(at).unwrap();
+        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2 };
+        Kept { paused, sources, diff: true, by_host: false, cause: None }
+    }
+
+    fn boot(attempt: u8) -> Entry {
+        Entry::Boot { attempt, sources: None }
+    }
+
+    fn running() -> Entry {
+        Entry::Running(Processes {
+            keeper_pid: 1,
+            vmm_pid: 2,
+            vmm_start: 3,
+            keeper_start: 4,
+            boot_id: boot_id(),
+            at: 5,
+        })
+    }
+
+    #[test]
+    fn a_boot_that_did_not_come_far_hides_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        let mut journal = Journal::create(&dir, &first()).unwrap();
+        for (entry, runs) in [(boot(1), false), (running(), true), (boot(2), false)] {
+            journal.write(&entry).unwrap();
+            let history = History::read(&dir).unwrap();
+            assert_eq!(history.traces().running, runs);
+            assert!(history.traces().created && !history.traces().foreign);
+        }
+        journal.write(&running()).unwrap();
+        assert!(History::read(&dir).unwrap().traces().this_boot);
+    }
+
+    #[test]
+    fn a_line_cut_short_is_nothing_and_an_unknown_one_is_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        Journal::create(&dir, &first()).unwrap();
+        let text = fs::read(path(&dir)).unwrap();
+        for cut in 0..text.len() {
+            let history = History::parse(&text[..cut]);
+            assert!(history.entries.is_empty() && !history.foreign, "{cut}");
+        }
+        let newer = [text.as_slice(), b"{\"step\":\"levitating\"}\n"].concat();
+        assert!(History::parse(&newer).foreign);
+        assert!(!History::parse(&newer[..newer.len() - 1]).foreign, "not written to its end");
+    }
+
+    #[test]
+    fn a_long_journal_is_written_anew_and_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("s");
+        let mut journal = Journal::create(&dir, &first()).unwrap();
+        let call = |life| Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(life) };
+        for life in 2..300 {
+            for entry in [Entry::Paused(Box::new(kept(life))), Entry::Resuming { call: call(life) }, boot(1), running()]
+            {
+                journal.write(&entry).unwrap();
+            }
+        }
+        let lifetime = Lifetime { timeout_sec: 7, ..Lifetime::default() };
+        journal.write(&Entry::Lifetime(lifetime)).unwrap();
+        journal.write(&Entry::Paused(Box::new(kept(300)))).unwrap();
+        let before = History::read(&dir).unwrap();
+        Journal::compact(&dir).unwrap();
+        let after = History::read(&dir).unwrap();
+        assert!(after.entries.len() < 4 && before.entries.len() > 1000);
+        assert_eq!(
+            (after.call(), after.paused(), after.lifetime()),
+            (before.call(), before.paused(), before.lifetime())
+        );
+        assert_eq!(after.traces(), Traces { running: false, this_boot: false, ..before.traces() });
+        Journal::open(&dir).unwrap().write(&Entry::MemoryLost).unwrap();
+        assert_eq!(History::read(&dir).unwrap().paused().unwrap().paused.generation, None, "it goes on");
+    }
+
+    #[test]
+    fn what_was_told_is_read_back() {
+        let event = |seq, kind| {
+            let sandbox = SandboxId::from_random([2; 16]);
+            Entry::Told(HostEvent { seq: EventSeq(seq), sandbox, incarnation: Incarnation::FIRST, kind })
+        };
+        let mut history = History { entries: vec![first(), event(1, HostEventKind::DiskFull)], foreign: false };
+        assert!(history.halt_told() && !history.end_told());
+        history.entries.push(event(2, HostEventKind::Resumed));
+        assert!(!history.halt_told());
+        history.entries.push(Entry::Tombstone { reason: "r".into(), tell: true });
+        history.entries.push(event(3, HostEventKind::Ended { reason: "r".into() }));
+        assert!(history.end_told());
+        assert_eq!(history.tombstone(), Some(("r", true)));
+    }
+
+    #[test]
+    fn what_is_kept_lasts_until_a_vm_of_it_runs_and_a_life_begins_then() {
+        let kept = kept(1);
+        let first_life = History { entries: vec![first()], foreign: false }.call().unwrap();
+        let call = Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(2) };
+        let mut history = History { entries: vec![first(), boot(1), running()], foreign: false };
+        let pausing = Entry::Pausing { generation: "g".into() };
+        for (entry, is_paused, repair, life) in [
+            (pausing, false, true, &first_life),
+            (Entry::Paused(Box::new(kept.clone())), true, true, &first_life),
+            (Entry::Resuming { call: call.clone() }, true, true, &first_life),
+            (boot(1), true, true, &first_life),
+            (running(), false, true, &call),
+            (Entry::Repaired, false, false, &call),
+        ] {
+            history.entries.push(entry.clone());
+            assert_eq!(history.paused().is_some(), is_paused, "{entry:?}");
+            assert_eq!(history.needs_repair(), repair, "{entry:?}");
+            assert_eq!(history.call().as_ref(), Some(life), "{entry:?}");
+        }
+        let base = Base::Own { file: "base-h".into(), digest: Digest([7; 32]), stamp: None };
+        history.entries.push(Entry::Paused(Box::new(kept)));
+        history.entries.push(Entry::Flattened { base: base.clone() });
+        let now = history.paused().unwrap();
+        assert_eq!((now.diff, now.sources.base), (false, base));
+        history.entries.push(Entry::MemoryLost);
+        assert_eq!(history.paused().unwrap().paused.generation, None);
+    }
+}
