@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use atoll_disk::{Cache, Silent, create_cow, ensure_initramfs, ensure_kernel, ensure_template};
 use atoll_domain::{InstanceId, Network, SandboxId};
-use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits, ProcessEvent, StartRequest};
+use atoll_guest_client::{
+    AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits, ProcessEvent, StartRequest, eagerly,
+};
 use atoll_net::{NetConfig, NetPlan, Slots};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -156,8 +158,9 @@ impl BareVm {
 
     async fn answer(&mut self) -> Result<()> {
         let deadline = Instant::now() + BOOT_LIMIT;
-        let quick = Limits { dial: Duration::from_millis(250), head: Duration::from_secs(5), ..Limits::default() };
-        let agent = self.agent.clone().with_limits(quick);
+        let quick = Limits { dial: Duration::from_secs(1), head: Duration::from_secs(5), ..Limits::default() };
+        let dial = eagerly(Arc::new(self.sockets(AGENT_PORT)));
+        let agent = GuestClient::new(dial, None).with_limits(quick);
         while agent.health().await.is_err() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the bare VMM ended: {status}");

@@ -45,7 +45,18 @@ pub fn create_cow(cache: &Cache, path: &Path, size_mb: u32) -> Result<CopyMethod
     Ok(CopyMethod::Sparse)
 }
 
-/// Copies a disk to a new file: by shared extents where the file system has them, else its data extents. On disk when this returns.
+/// Copies a disk to a new file that is lasting when this returns ([`copy_disk`]).
+///
+/// # Errors
+/// A full disk, or what the file system says.
+pub fn copy_disk_lasting(from: &Path, to: &Path) -> Result<CopyMethod, DiskError> {
+    let method = copy_disk(from, to)?;
+    let copied = File::open(to).map_err(DiskError::file("read", to))?;
+    copied.sync_all().map_err(DiskError::file("sync", to))?;
+    Ok(method)
+}
+
+/// Copies a disk to a new file: by shared extents where the file system has them, else its data extents. A power cut may undo it.
 ///
 /// # Errors
 /// A full disk, or what the file system says.
@@ -54,15 +65,11 @@ pub fn copy_disk(from: &Path, to: &Path) -> Result<CopyMethod, DiskError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     let target = options.open(to).map_err(DiskError::file("create", to))?;
-    let method = if clone_file(&source, &target) {
-        CopyMethod::Reflink
-    } else {
-        let target = target.try_clone().map_err(DiskError::file("write", to))?;
-        copy_sparse(source, target).map_err(DiskError::file("write", to))?;
-        CopyMethod::Sparse
-    };
-    target.sync_all().map_err(DiskError::file("sync", to))?;
-    Ok(method)
+    if clone_file(&source, &target) {
+        return Ok(CopyMethod::Reflink);
+    }
+    copy_sparse(source, target).map_err(DiskError::file("write", to))?;
+    Ok(CopyMethod::Sparse)
 }
 
 /// The digest of a disk, whatever of it is allocated: BLAKE3 over each block of 64 KiB that is not all zeroes, its offset in front, and

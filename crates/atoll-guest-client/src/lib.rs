@@ -11,6 +11,7 @@
 mod client;
 mod connect;
 mod dial;
+mod eager;
 mod error;
 mod files;
 mod filesystem;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use client::GuestClient;
 pub use dial::{Dial, DialFuture, GuestIo, GuestStream, dial_fn};
+pub use eager::eagerly;
 pub use error::{Code, GuestError, Phase, Reason};
 pub use files::{FileBody, FileReader, ReadRange, WrittenFile};
 pub use filesystem::{Entry, EntryKind};

@@ -173,7 +173,8 @@ impl DataDir {
         let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
         let next = last + 1;
         Step::ClaimNumber.before();
-        replace(&path, next.to_string().as_bytes(), 0o600)?;
+        // A power cut that loses it ends every keeper that was claimed under it.
+        put(&path, next.to_string().as_bytes(), 0o600)?;
         Step::ClaimNumber.after();
         Ok(next)
     }
@@ -190,14 +191,23 @@ impl DataDir {
     }
 }
 
-/// Replaces a file as a whole, on disk when this returns.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+/// Replaces a file as a whole, for readers of this boot of the machine.
+pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    swap(path, bytes, mode, |_| Ok(()))
+}
+
+fn swap(path: &Path, bytes: &[u8], mode: u32, sync: fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    sync(&file)?;
     drop(file);
-    fs::rename(&temporary, path)?;
+    fs::rename(&temporary, path)
+}
+
+/// Replaces a file as a whole, on disk when this returns.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    swap(path, bytes, mode, File::sync_all)?;
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

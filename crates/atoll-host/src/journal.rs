@@ -1,8 +1,11 @@
 //! What a sandbox's directory says about it.
 //!
-//! How it works: `journal` is a file of JSON lines, each on disk before the step that it announces. The names of everything that a
+//! How it works: `journal` is a file of JSON lines, each written before the step that it announces. The names of everything that a
 //! step makes follow from sandbox and instance, so few lines suffice: what the sandbox is, which keeper and VMM run (with start
 //! time and boot id, which name a process for good), and a tombstone, after which it is only ever removed.
+//!
+//! A line that only an Atoll of the same boot can use is written and left to the kernel, which keeps it over any kill; a lasting one is
+//! on disk, with all before it, when its write returns: a power cut must not bring back what was given up, or lose what is kept.
 //!
 //! An event stands here before it stands in the stream, under the number that it gets there: whichever of the two a crash cuts
 //! short, the next start tells it, once. The file's space is reserved, so that a full disk keeps no sandbox from being ended.
@@ -90,6 +93,14 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
+    /// Whether it must outlive the machine. What is under way before a VM was written down ends with the machine anyway.
+    fn is_lasting(&self) -> bool {
+        !matches!(
+            self,
+            Self::Create { .. } | Self::Boot { .. } | Self::Running(_) | Self::Resuming { .. } | Self::Repaired
+        )
+    }
+
     fn step(&self) -> Step {
         match self {
             Self::Create { .. } => Step::JournalCreate,
@@ -197,10 +208,6 @@ impl Journal {
         let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
         let mut journal = Self { file };
         journal.append(first)?;
-        File::open(dir)?.sync_all()?;
-        if let Some(parent) = dir.parent() {
-            File::open(parent)?.sync_all()?;
-        }
         first.step().after();
         Ok(journal)
     }
@@ -234,7 +241,17 @@ impl Journal {
         crate::data_dir::replace(&path(dir), &text, 0o600)
     }
 
-    /// Appends an entry; on disk when this returns.
+    /// Makes everything lasting that is written, and the directory itself.
+    pub(crate) fn settle(dir: &Path) -> std::io::Result<()> {
+        File::open(path(dir))?.sync_data()?;
+        File::open(dir)?.sync_all()?;
+        match dir.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends an entry; on disk when this returns, if it is a lasting one.
     pub(crate) fn write(&mut self, entry: &Entry) -> std::io::Result<()> {
         entry.step().before();
         self.append(entry)?;
@@ -245,7 +262,7 @@ impl Journal {
     fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        append_whole(&mut self.file, &line)
+        append(&mut self.file, &line, entry.is_lasting())
     }
 }
 
@@ -262,8 +279,13 @@ pub(crate) fn boot_id() -> String {
 
 /// Appends a line as a whole or not at all; on disk when this returns.
 pub(crate) fn append_whole(file: &mut File, line: &[u8]) -> std::io::Result<()> {
+    append(file, line, true)
+}
+
+/// The same; a line that is not lasting is left to the kernel.
+pub(crate) fn append(file: &mut File, line: &[u8], lasting: bool) -> std::io::Result<()> {
     let before = file.metadata()?.len();
-    let written = file.write_all(line).and_then(|()| file.sync_data());
+    let written = file.write_all(line).and_then(|()| if lasting { file.sync_data() } else { Ok(()) });
     if written.is_err() {
         // What a full disk cut short must not stand before the next line. If this fails too, that line is foreign to readers.
         let _ = file.set_len(before);

@@ -24,7 +24,7 @@ use crate::StartError;
 use crate::Step;
 use crate::error::{failed, from_keeper, join_failed};
 use crate::generation::{self, MANIFEST};
-use crate::journal::append_whole;
+use crate::journal::append;
 use crate::signing::Signer;
 
 /// The names of an object's files.
@@ -109,14 +109,20 @@ impl Objects {
         Ok((id, path))
     }
 
-    /// One more rests on an object. Blocks.
+    /// One more rests on an object. Lasting with the next line that is, or with [`Objects::sync`]. Blocks.
     pub(crate) fn hold(&self, id: &ObjectId, holder: Holder) -> Result<(), HostError> {
         let mut book = self.book();
         let line = book.ledger.hold(id, holder).map_err(|e| HostError::Damaged(e.to_string()))?;
         Step::ObjectHold.before();
-        book.write(vec![line]).map_err(|e| failed(&e))?;
+        book.append(line, false).map_err(|e| failed(&e))?;
         Step::ObjectHold.after();
         Ok(())
+    }
+
+    /// Makes every line lasting. Blocks.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let journal = self.book().journal.try_clone()?;
+        journal.sync_data()
     }
 
     /// A holder lets go of everything; what nobody rests on any more is removed. Blocks.
@@ -212,12 +218,14 @@ impl Objects {
 
 impl Book {
     fn write(&mut self, lines: Vec<Entry>) -> io::Result<()> {
-        for line in lines {
-            let mut text = serde_json::to_vec(&line)?;
-            text.push(b'\n');
-            append_whole(&mut self.journal, &text)?;
-            self.ledger.apply(line);
-        }
+        lines.into_iter().try_for_each(|line| self.append(line, true))
+    }
+
+    fn append(&mut self, line: Entry, lasting: bool) -> io::Result<()> {
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        append(&mut self.journal, &text, lasting)?;
+        self.ledger.apply(line);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What the machine was like during a measurement.
 //!
-//! How it works: `/proc` before and after: load, and the share of time that the hypervisor gave to others (steal); `stat` for the
+//! How it works: `/proc` before and after: load, and the share of time that the hypervisor gave to others (steal); `findmnt` for the
 //! file system; `atoll doctor` for the accelerator.
 //!
 //! Deliberately absent: changing anything (governors, caches).
@@ -46,8 +46,8 @@ pub(crate) fn describe(begun: Moment, atoll: &Running) -> Result<String> {
 
 /// The kind of the file system that a path lies on.
 fn file_system(path: &Path) -> Result<String> {
-    let output = Command::new("stat").args(["--file-system", "--format=%T"]).arg(path).output();
-    let output = output.context("cannot start stat")?;
+    let output = Command::new("findmnt").args(["--noheadings", "--output", "FSTYPE", "--target"]).arg(path).output();
+    let output = output.context("cannot start findmnt")?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

@@ -88,7 +88,9 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
         // A copy is another machine; without this it would keep the name of what it is a copy of.
         identity.machine_id = Some(generation::fresh_id()?);
     }
-    context.or_cancelled(async { up.agent.init(&identity).await.map_err(|e| failed(&e)) }).await?;
+    let told = context.or_cancelled(async { up.agent.init(&identity).await.map_err(|e| failed(&e)) });
+    let settled = async { if up.grow.is_some() { vmm::settle(context).await } else { Ok(()) } };
+    tokio::try_join!(told, settled)?;
     Step::Init.after();
     if let Some(Grow(true)) = up.grow {
         copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets.token))).await?;
@@ -136,7 +138,9 @@ pub(super) async fn come_up(
     let sockets = Sockets::new(connected.client.clone());
     let agent = vmm::agent(&sockets, None);
     let what = format!("boot, try {attempt},");
-    context.or_cancelled(vmm::answers(&what, ready, &context.spec.id, &sockets, &connected.client)).await?;
+    let answers = context.or_cancelled(vmm::answers(&what, ready, &context.spec.id, &sockets, &connected.client));
+    // The guest boots meanwhile.
+    tokio::try_join!(answers, vmm::settle(context))?;
     context.phase("boot", started, |_| {});
     Ok(Up { connected, sockets, agent, grow: None, shared_base: None })
 }

@@ -88,8 +88,8 @@ pub(super) async fn of_paused(
         let copied = tokio::task::spawn_blocking(move || {
             let manifest = generation::manifest(&dir, &generation, &shared.signer)?;
             let from = generation::path(&dir, &generation);
-            atoll_disk::copy_disk(&from.join(STATE), &to.join(STATE)).map_err(from_disk)?;
-            atoll_disk::copy_disk(&dir.join("cow.raw"), &to.join(DISK)).map_err(from_disk)?;
+            atoll_disk::copy_disk_lasting(&from.join(STATE), &to.join(STATE)).map_err(from_disk)?;
+            atoll_disk::copy_disk_lasting(&dir.join("cow.raw"), &to.join(DISK)).map_err(from_disk)?;
             Ok::<_, HostError>((manifest, from))
         });
         let (manifest, from) = copied.await.map_err(join_failed)??;
@@ -193,7 +193,7 @@ async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sour
 
 pub(super) async fn copy_disk(context: &Context, path: &Path) -> Result<(), HostError> {
     let (from, to) = (context.dir.join("cow.raw"), path.join(DISK));
-    let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk(&from, &to).map_err(from_disk));
+    let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk_lasting(&from, &to).map_err(from_disk));
     copied.await.map_err(join_failed)?.map(drop)
 }
 

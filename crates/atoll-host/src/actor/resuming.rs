@@ -95,7 +95,13 @@ async fn resume(
     context.phase("network", started, |_| {});
     context.called_off()?;
     let started = Instant::now();
-    let begun = begin(context, kept, order, &ready, restore.as_ref(), process).await?;
+    let gives_up = restore.is_none() && kept.paused.generation.is_some();
+    if gives_up {
+        // The guest that boots changes the disk, which that memory knows as it was.
+        context.journal(Entry::MemoryLost).await?;
+    }
+    let failed_so = |error: HostError| ResumeFailure { error, memory_lost: gives_up };
+    let begun = begin(context, kept, order, &ready, restore.as_ref(), process).await.map_err(failed_so)?;
     context.phase("keeper", started, |_| {});
     let (connected, state, shared_base) = begun;
     let started = Instant::now();
@@ -103,9 +109,11 @@ async fn resume(
         connected.client.await_restore().await.map_err(corrupt)?;
         context.called_off()?;
     }
-    vmm::note_processes(context, &state).await?;
+    vmm::note_processes(context, &state).await.map_err(failed_so)?;
     let lost = |error: HostError| ResumeFailure { error, memory_lost: true };
     if restore.is_some() {
+        // Not even a power cut may bring back what is kept once this VM's guest has written to its disk.
+        vmm::settle(context).await?;
         Step::Continue.before();
         connected.client.resume().await.map_err(|error| lost(from_client(error)))?;
         Step::Continue.after();
@@ -120,7 +128,9 @@ async fn resume(
     // A booted guest's agent has no token yet; a restored one has the one that it had.
     let known = restore.as_ref().map(|_| &order.secrets.token);
     let agent = vmm::agent(&sockets, known);
-    vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client).await.map_err(lost)?;
+    let answers = vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client);
+    let settled = async { if restore.is_none() { vmm::settle(context).await } else { Ok(()) } };
+    tokio::try_join!(answers, settled).map_err(lost)?;
     Step::Init.before();
     let life = generation::fresh_id().map_err(lost)?;
     let identity = vmm::identity(&context.spec, &order.secrets, Some(life)).map_err(lost)?;

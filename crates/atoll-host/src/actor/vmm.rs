@@ -1,7 +1,7 @@
 //! Starting a keeper and its VMM, cold or from what is kept, and reaching the guest's agent.
 //!
 //! How it works: journal and spec are written, the keeper is started and claimed, and takes token and environment into its memory. The
-//! agent is dialled again and again with short limits (a lost SYN would otherwise cost a second).
+//! agent is dialled eagerly (a lost SYN would otherwise cost a second).
 //!
 //! Deliberately absent: what a boot and a resume do differently ([`super::boot`], [`super::resuming`]).
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_domain::host::{GuestToken, HostError, Isolation, SandboxSecrets, SandboxSpec};
 use atoll_domain::{Incarnation, Network, SandboxId};
-use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits};
+use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits, eagerly};
 use atoll_keeper::cgroup::Cgroups;
 use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::{Event, State};
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use super::watching::Watch;
 use super::work::Context;
 use crate::Step;
-use crate::data_dir::replace;
+use crate::data_dir::put;
 use crate::dial::{PortDial, Sockets};
 use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
 use crate::generation::EMPTY_BASE;
@@ -44,8 +44,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(30);
 const EMULATED_BOOT_LIMIT: Duration = Duration::from_secs(90);
 /// From the keeper's start to its socket.
 pub(super) const KEEPER_LIMIT: Duration = Duration::from_secs(10);
-/// For dialling again and again.
-const DIAL_LIMIT: Duration = Duration::from_millis(250);
+/// For dialling again and again; then the VMM is looked at.
+const DIAL_LIMIT: Duration = Duration::from_secs(1);
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// For a single call to an agent that answered before: on a busy machine it takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -134,7 +134,8 @@ async fn write_spec(context: &Context, ready: Arc<Ready>, beginning: Beginning) 
             Journal::open(&dir)?.write(&Entry::Boot { attempt, sources: Some(sources) })?;
             let text = serde_json::to_vec(&keeper_spec)?;
             Step::Spec.before();
-            replace(&dir.join(spec::FILE), &text, 0o600)?;
+            // Its one reader is the keeper that is started next.
+            put(&dir.join(spec::FILE), &text, 0o600)?;
             Step::Spec.after();
             shared.data.next_claim()
         };
@@ -279,7 +280,7 @@ async fn reach(context: &Context, process: &mut Option<KeeperProcess>) -> Result
     }
 }
 
-/// Writes down which processes the sandbox is from now on.
+/// Writes down which processes the sandbox is from now on; [`settle`] makes it lasting.
 pub(super) async fn note_processes(context: &Context, state: &State) -> Result<(), HostError> {
     let processes = Processes {
         keeper_pid: state.keeper_pid,
@@ -290,6 +291,13 @@ pub(super) async fn note_processes(context: &Context, state: &State) -> Result<(
         at: crate::clock::now().wall,
     };
     context.journal(Entry::Running(processes)).await
+}
+
+/// Makes lasting what was written about the sandbox so far.
+pub(super) async fn settle(context: &Context) -> Result<(), HostError> {
+    let (shared, dir) = (Arc::clone(&context.shared), context.dir.clone());
+    let settled = tokio::task::spawn_blocking(move || Journal::settle(&dir).and_then(|()| shared.objects.sync()));
+    settled.await.map_err(join_failed)?.map_err(|e| failed(&e))
 }
 
 /// Ends a keeper whose VM did not come up.
@@ -308,8 +316,12 @@ pub(super) fn agent(sockets: &Sockets, token: Option<&GuestToken>) -> GuestClien
 }
 
 fn client(sockets: &Sockets, token: Option<&GuestToken>, limits: Limits) -> GuestClient {
-    let dial = PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit: limits.dial };
-    GuestClient::new(Arc::new(dial), token.map(|token| AccessToken::new(token.expose()))).with_limits(limits)
+    let token = token.map(|token| AccessToken::new(token.expose()));
+    GuestClient::new(dial(sockets, limits.dial), token).with_limits(limits)
+}
+
+fn dial(sockets: &Sockets, limit: Duration) -> Arc<PortDial> {
+    Arc::new(PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit })
 }
 
 /// Waits until the agent answers; its console goes into the log if it does not in time.
@@ -321,7 +333,7 @@ pub(super) async fn answers(
     keeper: &KeeperClient,
 ) -> Result<(), HostError> {
     let limits = Limits { dial: DIAL_LIMIT, head: HEAD_LIMIT, ..Limits::default() };
-    let agent = &client(sockets, None, limits);
+    let agent = &GuestClient::new(eagerly(dial(sockets, limits.dial)), None).with_limits(limits);
     let limit = match ready.isolation() {
         Isolation::Hardware => BOOT_LIMIT,
         Isolation::Emulated => EMULATED_BOOT_LIMIT,
@@ -338,21 +350,15 @@ pub(super) async fn answers(
 
 /// Dials until the agent answers; ends early when the VMM does.
 async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) -> Result<(), HostError> {
-    let mut tries = 0_u32;
-    loop {
-        if agent.health().await.is_ok() {
-            return Ok(());
-        }
-        tries += 1;
-        if tries.is_multiple_of(20) {
-            let state = keeper.state().await.map_err(from_client)?;
-            if let Some(status) = state.exited {
-                report_console(id, keeper).await;
-                return Err(HostError::Failed(format!("the VMM ended while starting ({status}): {}", state.vmm_log)));
-            }
+    while agent.health().await.is_err() {
+        let state = keeper.state().await.map_err(from_client)?;
+        if let Some(status) = state.exited {
+            report_console(id, keeper).await;
+            return Err(HostError::Failed(format!("the VMM ended while starting ({status}): {}", state.vmm_log)));
         }
         tokio::time::sleep(RETRY).await;
     }
+    Ok(())
 }
 
 /// A guest that did not come up said why on its console.
