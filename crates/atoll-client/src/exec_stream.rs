@@ -5,10 +5,13 @@
 //!
 //! Deliberately absent: reconnecting by itself. Who follows decides how long to try.
 
+use std::time::Duration;
+
 use atoll_api::{Encoding, ExecClientFrame, Output, PREFIX, StreamError, StreamFrame, StreamStart};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use crate::socket::{Incoming, Socket};
 use crate::{Client, ClientError};
@@ -106,24 +109,39 @@ impl ExecStream {
         Ok(bytes)
     }
 
-    /// Feeds its standard input.
+    /// Whether its input can be fed without waiting.
+    pub fn has_room(&self) -> bool {
+        self.socket.has_room()
+    }
+
+    /// Feeds its standard input; it goes out while [`ExecStream::next`] listens. Whoever does not listen meanwhile waits for room here.
     ///
     /// # Errors
     /// A lost connection.
     pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         for piece in bytes.chunks(INPUT) {
             let frame = ExecClientFrame::Stdin { data: STANDARD.encode(piece), encoding: Encoding::Base64 };
-            self.socket.send(&frame).await?;
+            self.socket.queue(&frame).await?;
         }
         Ok(())
     }
 
-    /// Closes its standard input.
+    /// Closes its standard input behind what was fed.
     ///
     /// # Errors
     /// A lost connection.
     pub async fn close_input(&mut self) -> Result<(), ClientError> {
-        self.socket.send(&ExecClientFrame::CloseStdin).await
+        self.socket.queue(&ExecClientFrame::CloseStdin).await
+    }
+
+    /// Kills it, with its process group, and waits until it has ended, at most so long; answers whether it has.
+    pub async fn end(&mut self, limit: Duration) -> bool {
+        let all = async {
+            self.stop().await?;
+            while !matches!(self.next().await?, ExecEvent::Exit(_) | ExecEvent::Error(_)) {}
+            Ok::<_, ClientError>(())
+        };
+        matches!(timeout(limit, all).await, Ok(Ok(())))
     }
 
     /// Kills it, with its process group.

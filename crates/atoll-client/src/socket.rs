@@ -2,14 +2,18 @@
 //!
 //! How it works: the upgrade goes through the same HTTP client as everything else, so that keys, sockets and TLS are the same; a refusal
 //! comes back as the problem that the server sent. A ping every 20 s finds out that the other side is gone: without any sign of
-//! it for 45 s the connection counts as lost.
+//! it for 45 s the connection counts as lost. What is queued goes out while the other side is listened to, so that two sides that both have
+//! much to say do not wait for each other.
 //!
 //! Deliberately absent: what is said ([`crate::exec_stream`], [`crate::terminal`]).
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use reqwest::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use reqwest::{Method, StatusCode, Upgraded, Url};
 use serde::Serialize;
@@ -28,6 +32,8 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_secs(45);
 const SEND_LIMIT: Duration = Duration::from_secs(30);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// Most bytes that wait for the wire before there is no room for more.
+const OUTBOX: usize = 256 * 1024;
 /// Largest message that is taken.
 const MESSAGE_CAP: usize = 16 << 20;
 
@@ -49,6 +55,32 @@ pub(crate) struct Socket {
     server: String,
     ping: Interval,
     heard: Instant,
+    outbox: Outbox,
+}
+
+/// Messages on their way out.
+#[derive(Debug, Default)]
+struct Outbox {
+    waiting: VecDeque<Message>,
+    bytes: usize,
+}
+
+impl Outbox {
+    fn push(&mut self, message: Message) {
+        self.bytes += message.len();
+        self.waiting.push_back(message);
+    }
+
+    /// Ready when all is on the wire.
+    fn poll(&mut self, stream: &mut WebSocketStream<Upgraded>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while !self.waiting.is_empty() {
+            ready!(stream.poll_ready_unpin(cx))?;
+            let Some(message) = self.waiting.pop_front() else { break };
+            self.bytes -= message.len();
+            stream.start_send_unpin(message)?;
+        }
+        stream.poll_flush_unpin(cx)
+    }
 }
 
 impl Client {
@@ -75,7 +107,7 @@ impl Client {
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Socket { stream, server: self.name().to_owned(), ping, heard: Instant::now() })
+        Ok(Socket { stream, server: self.name().to_owned(), ping, heard: Instant::now(), outbox: Outbox::default() })
     }
 }
 
@@ -92,25 +124,53 @@ impl Socket {
     }
 
     async fn message(&mut self, message: Message) -> Result<(), ClientError> {
-        match timeout(SEND_LIMIT, self.stream.send(message)).await {
+        self.outbox.push(message);
+        let (outbox, stream) = (&mut self.outbox, &mut self.stream);
+        match timeout(SEND_LIMIT, poll_fn(|cx| outbox.poll(stream, cx))).await {
             Ok(sent) => sent.map_err(|error| self.lost(error)),
             Err(_) => Err(ClientError::NoAnswer { server: self.server.clone() }),
         }
     }
 
+    /// Whether more may be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outbox.bytes < OUTBOX
+    }
+
+    /// Queues a JSON frame, which goes out with the next call; waits while there is no room.
+    pub(crate) async fn queue(&mut self, frame: &impl Serialize) -> Result<(), ClientError> {
+        let text = serde_json::to_string(frame).map_err(|error| ClientError::Setup(Box::new(error)))?;
+        if !self.has_room() {
+            return self.message(Message::text(text)).await;
+        }
+        self.outbox.push(Message::text(text));
+        Ok(())
+    }
+
+    /// What came next, while what is queued goes out.
+    async fn exchange(&mut self) -> Option<Result<Message, Error>> {
+        let (outbox, stream) = (&mut self.outbox, &mut self.stream);
+        poll_fn(|cx| {
+            let sent = outbox.poll(stream, cx);
+            match (stream.poll_next_unpin(cx), sent) {
+                // A server that takes nothing any more may have said why.
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Some(Err(error))),
+                (heard, _) => heard,
+            }
+        })
+        .await
+    }
+
     /// The next frame. Dropping the future loses nothing.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
         loop {
-            let message = tokio::select! {
-                message = self.stream.next() => message,
-                _ = self.ping.tick() => {
-                    if self.heard.elapsed() > SILENCE {
-                        return Err(ClientError::NoAnswer { server: self.server.clone() });
-                    }
-                    self.message(Message::Ping(Bytes::new())).await?;
-                    continue;
+            if self.ping.tick().now_or_never().is_some() {
+                if self.heard.elapsed() > SILENCE {
+                    return Err(ClientError::NoAnswer { server: self.server.clone() });
                 }
-            };
+                self.outbox.push(Message::Ping(Bytes::new()));
+            }
+            let Ok(message) = timeout(PING_EVERY, self.exchange()).await else { continue };
             self.heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {

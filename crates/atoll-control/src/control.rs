@@ -48,6 +48,7 @@ struct Inner {
     dropping: Mutex<HashSet<String>>,
     sealing: SealingKey,
     streams: Streams,
+    calls: Streams,
     request_key: RequestKey,
     /// The last of the host's events that is stored.
     events_seen: watch::Sender<EventSeq>,
@@ -98,7 +99,8 @@ impl Control {
             resumes: Joined::default(),
             dropping: Mutex::default(),
             sealing,
-            streams: Streams::default(),
+            streams: Streams::sessions(),
+            calls: Streams::calls(),
             request_key,
             events_seen: watch::Sender::new(seen),
         }));
@@ -166,6 +168,10 @@ impl Control {
 
     pub(crate) fn request_key(&self) -> &RequestKey {
         &self.0.request_key
+    }
+
+    pub(crate) fn calls(&self) -> &Streams {
+        &self.0.calls
     }
 
     pub(crate) fn streams(&self) -> &Streams {

@@ -1,7 +1,7 @@
-//! How many streams each sandbox has open.
+//! How many streams, and calls to its agent, each sandbox has open.
 //!
-//! How it works: a stream holds a [`StreamPermit`] as long as it lives; beyond the bound a new one is refused. A sandbox with a permit out is
-//! in use.
+//! How it works: each holds a [`StreamPermit`] as long as it lives; beyond the bound a new one is refused here, before the agent would have
+//! to: it takes 1,024 connections of its host, and a session has at most two and what it asks for in passing.
 //!
 //! Deliberately absent: what flows over them.
 
@@ -14,6 +14,8 @@ use crate::ControlError;
 
 /// Most streams of one sandbox at once.
 pub const MAX_STREAMS: u32 = 256;
+/// Most callers of one sandbox's agent at once, those of its streams included.
+pub(crate) const MAX_CALLS: u32 = 512;
 
 type Counts = Arc<Mutex<HashMap<SandboxId, u32>>>;
 
@@ -22,25 +24,39 @@ fn held(counts: &Counts) -> MutexGuard<'_, HashMap<SandboxId, u32>> {
     counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The streams of all sandboxes.
-#[derive(Debug, Default)]
-pub(crate) struct Streams(Counts);
+/// The streams of all sandboxes, or the calls.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    counts: Counts,
+    what: &'static str,
+    limit: u32,
+}
 
 impl Streams {
+    /// Bounded for sessions.
+    pub(crate) fn sessions() -> Self {
+        Self { counts: Counts::default(), what: "streams of this sandbox", limit: MAX_STREAMS }
+    }
+
+    /// Bounded for calls.
+    pub(crate) fn calls() -> Self {
+        Self { counts: Counts::default(), what: "requests to this sandbox at once", limit: MAX_CALLS }
+    }
+
     /// Lets one more stream in.
     pub(crate) fn open(&self, id: &SandboxId) -> Result<StreamPermit, ControlError> {
-        let mut counts = held(&self.0);
+        let mut counts = held(&self.counts);
         let count = counts.entry(id.clone()).or_default();
-        if *count >= MAX_STREAMS {
-            return Err(ControlError::TooMany { what: "streams of this sandbox", limit: MAX_STREAMS });
+        if *count >= self.limit {
+            return Err(ControlError::TooMany { what: self.what, limit: self.limit });
         }
         *count += 1;
-        Ok(StreamPermit { counts: Arc::clone(&self.0), id: id.clone() })
+        Ok(StreamPermit { counts: Arc::clone(&self.counts), id: id.clone() })
     }
 
     /// How many there are in all.
     pub(crate) fn total(&self) -> u64 {
-        held(&self.0).values().map(|count| u64::from(*count)).sum()
+        held(&self.counts).values().map(|count| u64::from(*count)).sum()
     }
 }
 
@@ -69,7 +85,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_a_stream_waits_for_another_to_end() {
-        let (streams, id) = (Streams::default(), SandboxId::from_random([1; 16]));
+        let (streams, id) = (Streams::sessions(), SandboxId::from_random([1; 16]));
         let mut open: Vec<_> = (0..MAX_STREAMS).map(|_| streams.open(&id).unwrap()).collect();
         assert!(matches!(streams.open(&id), Err(ControlError::TooMany { .. })));
         assert!(streams.open(&SandboxId::from_random([2; 16])).is_ok(), "another sandbox has room");

@@ -16,7 +16,7 @@
 //!   destroy while work is under way: Cancelling until that has ended, then Releasing
 //!
 //!   after a restart of Atoll:  Adopting ──adopted──> Running        its keeper is gone: Releasing
-//!                                  └──its keeper is too new──> Refused ──destroy──> Releasing
+//!                                  └──its keeper is too new, or cannot be claimed now──> Refused ──destroy──> Releasing
 //!                              Settling ──settled──> Paused         what was paused, or was being resumed
 //!   when Atoll stops and keeps VMs:  Running, Paused, Adopting, Refused, Stuck ──leave──> Left
 //! ```
@@ -42,6 +42,8 @@ pub enum Origin {
     Paused,
     /// An earlier Atoll left something that is to be given back.
     Remains,
+    /// A newer Atoll wrote down what this one does not understand.
+    Foreign,
 }
 
 /// Where a sandbox is.
@@ -67,7 +69,7 @@ pub enum State {
     Copying,
     /// A template is being made of what is kept.
     CopyingPaused,
-    /// It runs under a keeper that is newer than this Atoll and is left alone.
+    /// It may run under a keeper that this Atoll does not understand, or could not claim, and is left alone.
     Refused,
     /// The work under way was called off and has not ended yet.
     Cancelling,
@@ -216,6 +218,7 @@ pub fn begin(origin: Origin) -> (State, Vec<Effect>) {
         Origin::Running => (State::Adopting, vec![Effect::Adopt]),
         Origin::Paused => (State::Settling, vec![Effect::CreateDone, Effect::Settle]),
         Origin::Remains => (State::Releasing, vec![Effect::Release]),
+        Origin::Foreign => (State::Refused, vec![]),
     }
 }
 
@@ -288,7 +291,8 @@ fn went_on(state: State, event: Event) -> (State, Vec<Effect>) {
         (Booting(n), Event::WorkFailed) if n < BOOT_TRIES => (Booting(n + 1), vec![Do::Boot(n + 1)]),
         (Booting(_), Event::WorkFailed) => (Releasing, vec![Do::Release]),
         (Adopting, Event::Adopted) => (Running, vec![Do::CreateDone]),
-        (Adopting, Event::TooNew) => (Refused, vec![]),
+        // Nothing that may live is ended on a guess: the next start tries again, and its owner can destroy it.
+        (Adopting, Event::TooNew | Event::WorkFailed) => (Refused, vec![]),
         (Pausing, Event::Committed) => (Settling, vec![Do::Settle]),
         (Pausing, Event::PauseFailed) => (Running, vec![Do::TellPauseFailed]),
         // The VM died under it: there is no generation, and nothing to go on with.
@@ -302,8 +306,6 @@ fn went_on(state: State, event: Event) -> (State, Vec<Effect>) {
         (Copying, Event::Ended) => (Releasing, vec![Do::TellCopied, Do::NoteEnd, Do::Release]),
         (CopyingPaused, Event::CopyEnded) => (Paused, vec![Do::TellCopied]),
         (Running | Adopting, Event::Ended) => (Releasing, vec![Do::NoteEnd, Do::Release]),
-        // What cannot be claimed for any other reason is taken for ended, too: nobody could ever use it again.
-        (Adopting, Event::WorkFailed) => (Releasing, vec![Do::NoteEnd, Do::Release]),
         // Whatever the work that was called off came to.
         (Cancelling, event) if event != Event::Released && event != Event::ReleaseFailed => {
             (Releasing, vec![Do::Release])

@@ -172,11 +172,11 @@ impl Timer {
         Self { lifetime, born, used, end: lifetime.end_at.map(|at| steady(at, now)) }
     }
 
-    /// Goes on with a life after a restart of the host agent, from what was written down of it as dates.
-    pub fn go_on(lifetime: Lifetime, born_wall: i64, used_wall: i64, now: Now) -> Self {
-        let back = |at: i64| steady(at.min(now.wall), now);
-        let born = back(born_wall);
-        Self { lifetime, born, used: back(used_wall).max(born), end: lifetime.end_at.map(|at| steady(at, now)) }
+    /// Goes on with a life after a restart of the host agent, from what was written down of it on the steady clock.
+    pub fn go_on(lifetime: Lifetime, born: u64, used: u64, now: Now) -> Self {
+        let born = born.min(now.steady);
+        let used = used.clamp(born, now.steady);
+        Self { lifetime, born, used, end: lifetime.end_at.map(|at| steady(at, now)) }
     }
 
     /// What its owner set.

@@ -39,5 +39,8 @@ pub use system::{DiskSize, Health, InitRequest, Metrics, PrepareRequest, Prepare
 pub use token::AccessToken;
 pub use watch::{Change, ChangeKind, WatchEvent, WatchStream, Watcher};
 
+/// The newest level of the host's own calls that this client knows ([`Health::protocol`]).
+pub const AGENT_PROTOCOL: u32 = 1;
+
 /// The port on which the agent listens inside the guest.
 pub const AGENT_PORT: u16 = 49983;

@@ -168,6 +168,7 @@ impl HostAgent {
         incarnation: Option<Incarnation>,
         reason: String,
     ) -> Result<Destroyed, HostError> {
+        self.readable(id)?;
         let Some(handle) = self.handle(id) else { return Ok(Destroyed::NotFound) };
         let current = handle.facts.borrow().incarnation;
         if incarnation.is_some_and(|asked| asked < current) {
@@ -194,8 +195,25 @@ impl HostAgent {
         held(&self.shared.sandboxes).get(id).cloned()
     }
 
+    /// Whether it is known what a sandbox is.
+    fn readable(&self, id: &SandboxId) -> Result<(), HostError> {
+        if self.shared.unreadable.contains(id) {
+            let detail = "its journal cannot be read: a newer Atoll wrote it, or the disk is damaged; it is left alone";
+            return Err(HostError::Failed(detail.into()));
+        }
+        Ok(())
+    }
+
     /// All sandboxes.
-    pub fn list(&self) -> Vec<SandboxFacts> {
+    ///
+    /// # Errors
+    /// One of them cannot be read: it must not be taken for gone.
+    pub fn list(&self) -> Result<Vec<SandboxFacts>, HostError> {
+        self.shared.unreadable.iter().try_for_each(|id| self.readable(id))?;
+        Ok(self.known())
+    }
+
+    fn known(&self) -> Vec<SandboxFacts> {
         held(&self.shared.sandboxes).values().map(|handle| handle.facts.borrow().clone()).collect()
     }
 
@@ -204,6 +222,7 @@ impl HostAgent {
     /// # Errors
     /// [`HostError::NotFound`].
     pub fn inspect(&self, id: &SandboxId) -> Result<SandboxFacts, HostError> {
+        self.readable(id)?;
         self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)
     }
 
@@ -330,7 +349,7 @@ impl HostAgent {
     async fn pause_all(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         let running: Vec<SandboxId> =
-            self.list().into_iter().filter(|f| f.state == HostSandboxState::Running).map(|f| f.id).collect();
+            self.known().into_iter().filter(|f| f.state == HostSandboxState::Running).map(|f| f.id).collect();
         let pauses = running.iter().map(|id| self.pause_by_host(id));
         for (id, paused) in running.iter().zip(join_all(pauses).await) {
             if let Err(error) = paused {

@@ -41,6 +41,10 @@ pub struct HostConfig {
     pub golden_shapes: Vec<GoldenShape>,
     /// How many MiB they may take.
     pub golden_budget_mb: u64,
+    /// MiB a second that one VMM may read, and write, of the disk below the data directory; 0 for no limit.
+    pub disk_rate_mb: u64,
+    /// How many KiB of each process's output a guest's agent keeps for readers that come back.
+    pub output_kb: u64,
     /// Hears how images are made.
     pub progress: Arc<dyn Progress>,
 }

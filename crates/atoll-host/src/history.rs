@@ -97,10 +97,18 @@ impl History {
     pub(crate) fn needs_repair(&self) -> bool {
         let step = self.entries.iter().rev().find_map(|entry| match entry {
             Entry::Boot { sources: Some(_), .. } | Entry::Pausing { .. } | Entry::Resuming { .. } => Some(true),
-            Entry::Repaired => Some(false),
+            Entry::Repaired { .. } => Some(false),
             _ => None,
         });
         step.unwrap_or(false)
+    }
+
+    /// What its guest's agent speaks, as far as that was written down.
+    pub(crate) fn agent_protocol(&self) -> Option<u32> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Repaired { protocol } => *protocol,
+            _ => None,
+        })
     }
 
     /// What its VM was started from last.
@@ -206,6 +214,7 @@ mod tests {
             keeper_start: 4,
             boot_id: boot_id(),
             at: 5,
+            steady: None,
         })
     }
 
@@ -296,7 +305,7 @@ mod tests {
             (Entry::Resuming { call: call.clone() }, true, true, &first_life),
             (boot(1), true, true, &first_life),
             (running(), false, true, &call),
-            (Entry::Repaired, false, false, &call),
+            (Entry::Repaired { protocol: Some(1) }, false, false, &call),
         ] {
             history.entries.push(entry.clone());
             assert_eq!(history.paused().is_some(), is_paused, "{entry:?}");

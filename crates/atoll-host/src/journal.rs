@@ -77,7 +77,11 @@ pub(crate) enum Entry {
     /// Its memory turned out to be of no use any more; the disk stays.
     MemoryLost,
     /// The guest knows who it is and user code runs: after a boot, a restore, or a pause that failed.
-    Repaired,
+    Repaired {
+        /// What its agent said that it speaks; none where that was not asked.
+        #[serde(default)]
+        protocol: Option<u32>,
+    },
     /// Its limits were changed.
     Lifetime(Lifetime),
     /// Something that is told through the event stream.
@@ -97,7 +101,7 @@ impl Entry {
     fn is_lasting(&self) -> bool {
         !matches!(
             self,
-            Self::Create { .. } | Self::Boot { .. } | Self::Running(_) | Self::Resuming { .. } | Self::Repaired
+            Self::Create { .. } | Self::Boot { .. } | Self::Running(_) | Self::Resuming { .. } | Self::Repaired { .. }
         )
     }
 
@@ -111,7 +115,7 @@ impl Entry {
             Self::Flattened { .. } => Step::JournalFlattened,
             Self::Resuming { .. } => Step::JournalResuming,
             Self::MemoryLost => Step::JournalMemoryLost,
-            Self::Repaired => Step::JournalRepaired,
+            Self::Repaired { .. } => Step::JournalRepaired,
             Self::Lifetime(_) => Step::JournalLifetime,
             Self::Told(_) => Step::JournalTold,
             Self::Tombstone { .. } => Step::JournalTombstone,
@@ -189,6 +193,9 @@ pub(crate) struct Processes {
     /// When they were written down, in microseconds since 1970.
     #[serde(default)]
     pub(crate) at: i64,
+    /// The same on the clock that never jumps, in milliseconds since that boot.
+    #[serde(default)]
+    pub(crate) steady: Option<u64>,
 }
 
 /// The journal of one sandbox.

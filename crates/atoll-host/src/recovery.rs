@@ -5,6 +5,8 @@
 //! first, so that each is told once. Namespaces, interfaces, slots and groups that bear the instance's name and belong to
 //! no directory are removed.
 //!
+//! A sandbox of a newer Atoll, or one whose journal cannot be read, is left alone, and everybody who asks for it is told so.
+//!
 //! Deliberately absent: killing anything on a guess. A keeper ends with its sandbox's release, by its group or its command line.
 
 use std::collections::HashSet;
@@ -38,9 +40,28 @@ pub(crate) fn has_sandboxes(shared: &Shared) -> bool {
     !directories(shared).is_empty()
 }
 
+/// What the directories hold.
+#[derive(Default)]
+pub(crate) struct Survey {
+    pub(crate) found: Vec<Found>,
+    /// Sandboxes whose journals cannot be read, so that nobody knows what they are.
+    pub(crate) unreadable: HashSet<SandboxId>,
+}
+
 /// Reads every directory and removes what belongs to none; blocks.
-pub(crate) fn survey(shared: &Shared) -> Vec<Found> {
-    let read: Vec<(PathBuf, History)> = directories(shared).into_iter().filter_map(read).collect();
+pub(crate) fn survey(shared: &Shared) -> Survey {
+    let (mut read, mut unreadable) = (Vec::new(), HashSet::new());
+    for dir in directories(shared) {
+        match History::read(&dir) {
+            Ok(history) if !history.foreign || history.created().is_some() => read.push((dir, history)),
+            outcome => {
+                let why =
+                    outcome.err().map_or_else(|| "a newer Atoll wrote its first line".to_owned(), |e| e.to_string());
+                tracing::error!(directory = %dir.display(), why, "a journal cannot be read; its sandbox is left alone");
+                unreadable.extend(dir.file_name().and_then(|name| name.to_str()?.parse().ok()));
+            }
+        }
+    }
     for event in read.iter().flat_map(|(_, history)| history.told()) {
         match shared.restore_event(event) {
             Ok(false) => {}
@@ -50,7 +71,7 @@ pub(crate) fn survey(shared: &Shared) -> Vec<Found> {
     }
     let found = read.into_iter().filter_map(|(dir, history)| judge(&dir, &history)).collect();
     sweep(shared);
-    found
+    Survey { found, unreadable }
 }
 
 fn directories(shared: &Shared) -> Vec<PathBuf> {
@@ -58,21 +79,11 @@ fn directories(shared: &Shared) -> Vec<PathBuf> {
     entries.into_iter().map(|entry| entry.path()).collect()
 }
 
-fn read(dir: PathBuf) -> Option<(PathBuf, History)> {
-    match History::read(&dir) {
-        Ok(history) => Some((dir, history)),
-        Err(error) => {
-            tracing::error!(directory = %dir.display(), %error, "a journal cannot be read; its sandbox is left alone");
-            None
-        }
-    }
-}
-
 fn judge(dir: &Path, history: &History) -> Option<Found> {
     let (origin, reason) = match fate(history.traces()) {
         Fate::LeaveAlone => {
             tracing::error!(directory = %dir.display(), "a newer Atoll wrote this journal; its sandbox is left running");
-            return None;
+            (Origin::Foreign, Some("kept by a newer Atoll, which wrote its journal; start that one to use it"))
         }
         Fate::Discard => {
             if let Err(error) = remove_directory(dir) {

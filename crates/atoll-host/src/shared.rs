@@ -5,14 +5,16 @@
 //!
 //! Deliberately absent: calls; [`crate::HostAgent`] has them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_domain::host::{Call, HostError, HostEvent, HostEventKind, HostSandboxState, SandboxSpec};
 use atoll_domain::objects::Holder;
-use atoll_domain::{Incarnation, SandboxId};
+use atoll_domain::{Incarnation, SandboxId, Shape};
+use atoll_keeper::KeeperError;
+use atoll_keeper::cgroup::{Cgroups, DiskRate, Limits};
 use atoll_net::{NetConfig, NetError, NetPlan, Slots, plan};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) slots: Slots,
     pub(crate) keeper: PathBuf,
     pub(crate) void_netns: PathBuf,
+    /// What one VMM may take of the disk.
+    disk_rate: Option<DiskRate>,
     pub(crate) boots: Semaphore,
     pub(crate) stopping: CancellationToken,
     /// No new sandbox from now on; changed under the map's lock.
@@ -54,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sandboxes: Mutex<HashMap<SandboxId, Handle>>,
     pub(crate) failed: Mutex<VecDeque<(SandboxId, Call, HostError)>>,
+    /// Sandboxes whose journals cannot be read: nobody knows what they are, and they are left alone.
+    pub(crate) unreadable: HashSet<SandboxId>,
 }
 
 pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,6 +85,13 @@ impl Shared {
         let mine = self.slots.of_instance(&self.net.instance)?;
         let slot = mine.into_iter().find(|(_, id)| *id == spec.id).map(|(slot, _)| slot);
         Ok(slot.map(|slot| plan(&self.net, slot, spec.network)))
+    }
+
+    /// The control groups of a sandbox, made if they are not there. Blocks.
+    pub(crate) fn groups(&self, spec: &SandboxSpec) -> Result<Cgroups, KeeperError> {
+        let Shape { vcpus, memory_mb, .. } = spec.shape;
+        let limits = Limits { vcpus, memory_mb, disk: self.disk_rate.clone() };
+        atoll_keeper::cgroup::prepare(&self.net.instance, &spec.id, &limits)
     }
 
     /// What is sampled: every VM that runs.
@@ -171,6 +184,7 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
     atoll_net::host_setup(&net)?;
     let void_netns = atoll_net::void_namespace(&net)?;
     let boots = usize::try_from(cpus()).unwrap_or(1);
+    let disk_rate = disk_rate(data.root(), config.disk_rate_mb);
     let shared = Shared {
         config,
         data,
@@ -178,6 +192,7 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
         slots: Slots::of_machine(),
         keeper,
         void_netns,
+        disk_rate,
         boots: Semaphore::new(boots),
         stopping: CancellationToken::new(),
         closing: AtomicBool::new(false),
@@ -189,9 +204,21 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
         metrics: Arc::new(Metrics::new()),
         sandboxes: Mutex::default(),
         failed: Mutex::default(),
+        unreadable: HashSet::new(),
     };
-    let found = recovery::survey(&shared);
-    Ok((shared, found))
+    let recovery::Survey { found, unreadable } = recovery::survey(&shared);
+    Ok((Shared { unreadable, ..shared }, found))
+}
+
+fn disk_rate(data: &Path, mb: u64) -> Option<DiskRate> {
+    if mb == 0 {
+        return None;
+    }
+    let rate = DiskRate::on(data, mb << 20);
+    if rate.is_none() {
+        tracing::warn!(data = %data.display(), "no disk is known below the data directory; its rate is not limited");
+    }
+    rate
 }
 
 /// Logical CPUs of the machine.

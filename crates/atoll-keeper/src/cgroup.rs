@@ -1,13 +1,14 @@
 //! Control groups of one sandbox: one for its keeper, one for its VMM.
 //!
-//! How it works: under `atoll-<instance>/<sandbox>/` in the unified hierarchy, or in each of the v1 controllers `memory`, `cpu`
-//! and `pids` where the machine has only those. The VMM's limit strikes the VMM and leaves the keeper to tell of it.
+//! How it works: under `atoll-<instance>/<sandbox>/` in the unified hierarchy, or in each of the v1 controllers `memory`, `cpu`,
+//! `pids` and `blkio` where the machine has only those. The VMM's limit strikes the VMM and leaves the keeper to tell of it.
 //! Whatever is left in a group when it is removed is killed: the backstop behind every other way of ending.
 //!
 //! Deliberately absent: joining (keeper and VMM write themselves into `cgroup.procs`).
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,46 @@ use nix::unistd::Pid;
 use crate::KeeperError;
 
 const MOUNT: &str = "/sys/fs/cgroup";
-const V1: [&str; 3] = ["memory", "cpu", "pids"];
+const BLKIO: &str = "blkio";
+const V1: [&str; 4] = ["memory", "cpu", "pids", BLKIO];
 /// What QEMU needs beside the guest's memory: translation cache, device models, thread stacks.
 const VMM_OVERHEAD_MB: u64 = 320;
 /// Threads of a QEMU: virtual CPUs, main loop, and a pool for disk requests.
 const VMM_PIDS: u32 = 160;
 const PERIOD_US: u64 = 100_000;
+
+/// What one VMM may take of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// The guest's memory, MiB.
+    pub memory_mb: u32,
+    /// What it may read, and write, of a disk; none for no limit.
+    pub disk: Option<DiskRate>,
+}
+
+/// A rate of input and of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskRate {
+    /// The whole disk, as `8:0`.
+    pub device: String,
+    /// Bytes a second, each way.
+    pub bytes: u64,
+}
+
+impl DiskRate {
+    /// The rate on the disk that a path lies on; none where that is no disk (tmpfs, btrfs, an overlay).
+    pub fn on(path: &Path, bytes: u64) -> Option<Self> {
+        let device = fs::metadata(path).ok()?.dev();
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let entry = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+        // Limits are a whole disk's; a partition is a directory below it.
+        let disk = if entry.join("partition").exists() { entry.parent()?.to_owned() } else { entry };
+        let device = fs::read_to_string(disk.join("dev")).ok()?.trim().to_owned();
+        Some(Self { device, bytes })
+    }
+}
 
 /// The groups of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,36 +87,47 @@ fn roots(instance: &InstanceId) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When a group cannot be made. A limit that the machine does not have is left out.
-pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, vcpus: u32, memory_mb: u32) -> Result<Cgroups, KeeperError> {
+pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, limits: &Limits) -> Result<Cgroups, KeeperError> {
     let mut groups = Cgroups { keeper: Vec::new(), vmm: Vec::new() };
-    for root in roots(instance) {
+    // Joining a hierarchy of v1 takes milliseconds: the one of disks only if something is limited there.
+    let unused = Path::new(MOUNT).join(BLKIO);
+    for root in roots(instance).into_iter().filter(|root| limits.disk.is_some() || !root.starts_with(&unused)) {
         make(&root)?;
         let own = root.join(sandbox.as_str());
         make(&own)?;
         if unified() {
             for parent in [Path::new(MOUNT), &root, &own] {
                 set(&parent.join("cgroup.subtree_control"), "+memory +cpu +pids");
+                // On its own: a kernel without it would refuse the others, too.
+                set(&parent.join("cgroup.subtree_control"), "+io");
             }
         }
         for (name, list) in [("keeper", &mut groups.keeper), ("vmm", &mut groups.vmm)] {
             make(&own.join(name))?;
             list.push(own.join(name).join("cgroup.procs"));
         }
-        limit(&own.join("vmm"), vcpus, memory_mb);
+        limit(&own.join("vmm"), limits);
     }
     Ok(groups)
 }
 
 /// Sets what this hierarchy has; each file belongs to one controller.
-fn limit(group: &Path, vcpus: u32, memory_mb: u32) {
-    let bytes = (u64::from(memory_mb) + VMM_OVERHEAD_MB) << 20;
+fn limit(group: &Path, limits: &Limits) {
+    let Limits { vcpus, memory_mb, disk } = limits;
+    let bytes = (u64::from(*memory_mb) + VMM_OVERHEAD_MB) << 20;
     // Half a CPU beside the virtual ones: the main loop works for them.
-    let quota = u64::from(vcpus) * PERIOD_US + PERIOD_US / 2;
+    let quota = u64::from(*vcpus) * PERIOD_US + PERIOD_US / 2;
     set(&group.join("memory.max"), &bytes.to_string());
     set(&group.join("memory.limit_in_bytes"), &bytes.to_string());
     set(&group.join("cpu.max"), &format!("{quota} {PERIOD_US}"));
     set(&group.join("cpu.cfs_quota_us"), &quota.to_string());
     set(&group.join("pids.max"), &(VMM_PIDS + vcpus).to_string());
+    if let Some(DiskRate { device, bytes }) = disk {
+        set(&group.join("io.max"), &format!("{device} rbps={bytes} wbps={bytes}"));
+        for way in ["read", "write"] {
+            set(&group.join(format!("blkio.throttle.{way}_bps_device")), &format!("{device} {bytes}"));
+        }
+    }
 }
 
 /// Kills what is left in a sandbox's groups and removes them; none there is no error.

@@ -1,9 +1,10 @@
 //! A process, followed over a socket.
 //!
 //! How it works: one half reads the process and writes frames, as fast as the client takes them; the agent keeps what is not read yet and says what
-//! was lost. The other half reads the client. Whichever ends first ends the session, never the process: only `stop` does that.
+//! was lost. The other half reads the client and feeds the process ([`crate::feed`]). Whichever ends first ends the session, never the
+//! process: only `stop` does that, also one that a client said right before it left.
 //!
-//! Deliberately absent: buffers.
+//! Deliberately absent: buffers of output.
 
 use atoll_api::{Encoding, ExecClientFrame, StreamError, StreamFrame, StreamStart};
 use atoll_control::sandboxes::{FollowFrom, ProcessHandle, Session, StartInput};
@@ -15,7 +16,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::error::WebError;
+use crate::feed::Feed;
 use crate::frames::{Framer, Source};
+use crate::session::{both, kill, refused};
 use crate::socket::{End, Reader, Said, Writer, json, told};
 
 /// Which process a stream is of.
@@ -53,10 +56,7 @@ impl Follow {
             Err(end) => return end,
         };
         let handle = session.handle.clone();
-        tokio::select! {
-            end = outbound(&mut session, writer) => end,
-            end = inbound(&handle, reader) => end,
-        }
+        both(outbound(&mut session, writer), inbound(&handle, reader)).await
     }
 
     async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
@@ -165,27 +165,33 @@ async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
 
 /// Does what the client says.
 async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
-    loop {
-        let frame = match reader.next().await {
+    let mut feed = Feed::new(handle.clone(), false);
+    let end = loop {
+        let said = tokio::select! {
+            error = feed.carry() => match refused(error) {
+                Some(end) => return end,
+                None => continue,
+            },
+            said = reader.next(), if feed.has_room() => said,
+        };
+        let frame = match said {
             Ok(Said::Text(text)) => json::<ExecClientFrame>(&text),
             Ok(Said::Binary(_)) => Err(End::Garbage("frames of this stream are text".into())),
             Err(end) => Err(end),
         };
-        let done = match frame {
-            Err(end) => return end,
-            Ok(ExecClientFrame::Stop) => handle.kill().await,
+        match frame {
+            Err(end) => break end,
+            Ok(ExecClientFrame::Stop) => kill(handle).await,
             Ok(ExecClientFrame::Stdin { data, encoding }) => match bytes(data, encoding) {
-                Some(bytes) => handle.input(bytes, false).await,
-                None => return End::Garbage("data that is not base64".into()),
+                Some(bytes) => feed.push(bytes),
+                None => break End::Garbage("data that is not base64".into()),
             },
-            Ok(ExecClientFrame::CloseStdin) => handle.close_input().await,
-            Ok(ExecClientFrame::Start(_)) => return End::Garbage("it is started already".into()),
-        };
-        if let Err(error) = done {
-            // The process may have ended a moment ago, which the other half tells.
-            tracing::debug!(%error, "a process did not take what was sent to it");
+            Ok(ExecClientFrame::CloseStdin) => feed.close(),
+            Ok(ExecClientFrame::Start(_)) => break End::Garbage("it is started already".into()),
         }
-    }
+    };
+    feed.finish().await;
+    end
 }
 
 fn bytes(data: String, encoding: Encoding) -> Option<Bytes> {

@@ -15,7 +15,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use serde::Serialize;
@@ -89,7 +89,7 @@ impl Upgrade {
         let token = tasks.token();
         self.upgrade.on_upgrade(async move |socket: WebSocket| {
             let (sink, stream) = socket.split();
-            let (writer, reader) = (Writer(sink), Reader { stream, next: None });
+            let (writer, reader) = (Writer(sink), Reader { stream });
             // The session closes its own socket; when Atoll stops the client finds it closed and comes back.
             let _ = stop.run_until_cancelled(session(reader, writer)).await;
             drop(token);
@@ -170,8 +170,6 @@ impl Writer {
 #[derive(Debug)]
 pub(crate) struct Reader {
     stream: SplitStream<WebSocket>,
-    /// Read already, and to be answered next.
-    next: Option<Said>,
 }
 
 /// What a client said.
@@ -184,32 +182,13 @@ pub(crate) enum Said {
 }
 
 impl Reader {
-    /// The next frame that means something.
+    /// The next frame that means something. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Said, End> {
-        if let Some(said) = self.next.take() {
-            return Ok(said);
-        }
         loop {
             if let Some(said) = understand(self.stream.next().await)? {
                 return Ok(said);
             }
         }
-    }
-
-    /// The next frame, if it is there already.
-    pub(crate) fn ready(&mut self) -> Option<Said> {
-        if self.next.is_none() {
-            self.next = match self.stream.next().now_or_never() {
-                Some(message) => understand(message).ok().flatten(),
-                None => None,
-            };
-        }
-        self.next.take()
-    }
-
-    /// Puts a frame back, to be read next.
-    pub(crate) fn put_back(&mut self, said: Said) {
-        self.next = Some(said);
     }
 
     /// The first frame, which may not be long in coming.

@@ -2,7 +2,6 @@
 //!
 //! How it works: the session belongs to the guest: a lost connection leaves it, `connect` comes back to it by its tag, from any byte that is still kept.
 //! Output is JSON with base64, or binary frames when the URL says `?wire=binary` or the client's first input is a binary frame.
-//! Keystrokes that came while others were on their way go together, in order.
 //!
 //! Deliberately absent: understanding what a terminal shows.
 
@@ -15,13 +14,11 @@ use atoll_domain::Principal;
 use atoll_guest_client::{ProcessEvent, PtySize};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
 
 use crate::error::WebError;
+use crate::feed::Feed;
+use crate::session::{both, kill, refused};
 use crate::socket::{End, Reader, Said, Writer, json, told};
-
-/// Most keystrokes that go together.
-const TOGETHER: usize = 64 * 1024;
 
 /// A terminal's session.
 #[derive(Debug)]
@@ -56,10 +53,7 @@ impl Terminal {
             Err(end) => return end,
         };
         let handle = session.handle.clone();
-        tokio::select! {
-            end = self.outbound(&mut session, writer) => end,
-            end = self.inbound(&handle, reader) => end,
-        }
+        both(self.outbound(&mut session, writer), self.inbound(&handle, reader)).await
     }
 
     async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
@@ -120,68 +114,58 @@ impl Terminal {
     }
 
     async fn inbound(&self, handle: &ProcessHandle, reader: &mut Reader) -> End {
+        let mut feed = Feed::new(handle.clone(), true);
         let mut spoken = false;
-        loop {
-            let done = match reader.next().await {
-                Err(end) => return end,
+        let end = loop {
+            let said = tokio::select! {
+                error = feed.carry() => match refused(error) {
+                    Some(end) => return end,
+                    None => continue,
+                },
+                said = reader.next(), if feed.has_room() => said,
+            };
+            let frame = match said {
+                Err(end) => break end,
                 Ok(Said::Binary(bytes)) => {
                     if !spoken {
                         self.binary.store(true, Ordering::Relaxed);
                     }
                     spoken = true;
-                    handle.input(together(bytes, reader), true).await
+                    feed.push(bytes);
+                    continue;
                 }
-                Ok(Said::Text(text)) => match json(&text) {
-                    Err(end) => return end,
-                    Ok(PtyClientFrame::Input { data }) => {
-                        spoken = true;
-                        match STANDARD.decode(data) {
-                            Ok(bytes) => handle.input(together(bytes.into(), reader), true).await,
-                            Err(_) => return End::Garbage("data that is not base64".into()),
-                        }
-                    }
-                    Ok(PtyClientFrame::Resize { cols, rows }) => match size(cols, rows) {
-                        Some(size) => handle.resize(size).await,
-                        None => return End::Garbage("a size of nothing".into()),
-                    },
-                    Ok(PtyClientFrame::Kill) => handle.kill().await,
-                    Ok(PtyClientFrame::Pong) => Ok(()),
-                    Ok(PtyClientFrame::Start(_) | PtyClientFrame::Connect { .. }) => {
-                        return End::Garbage("it is started already".into());
-                    }
-                },
+                Ok(Said::Text(text)) => json(&text),
             };
-            if let Err(error) = done {
-                // The program may have ended a moment ago, which the other half tells.
-                tracing::debug!(%error, "a terminal did not take what was sent to it");
+            match frame {
+                Err(end) => break end,
+                Ok(PtyClientFrame::Input { data }) => {
+                    spoken = true;
+                    match STANDARD.decode(data) {
+                        Ok(bytes) => feed.push(bytes.into()),
+                        Err(_) => break End::Garbage("data that is not base64".into()),
+                    }
+                }
+                Ok(PtyClientFrame::Resize { cols, rows }) => match size(cols, rows) {
+                    Some(size) => resize(handle, size).await,
+                    None => break End::Garbage("a size of nothing".into()),
+                },
+                Ok(PtyClientFrame::Kill) => kill(handle).await,
+                Ok(PtyClientFrame::Pong) => {}
+                Ok(PtyClientFrame::Start(_) | PtyClientFrame::Connect { .. }) => {
+                    break End::Garbage("it is started already".into());
+                }
             }
-        }
+        };
+        feed.finish().await;
+        end
     }
 }
 
-/// Keystrokes with those that came behind them.
-fn together(first: Bytes, reader: &mut Reader) -> Bytes {
-    let mut all = BytesMut::from(first);
-    while all.len() < TOGETHER {
-        match reader.ready() {
-            Some(Said::Binary(bytes)) => all.extend_from_slice(&bytes),
-            Some(Said::Text(text)) => match json(&text) {
-                Ok(PtyClientFrame::Input { data }) => match STANDARD.decode(data) {
-                    Ok(bytes) => all.extend_from_slice(&bytes),
-                    Err(_) => {
-                        reader.put_back(Said::Text(text));
-                        break;
-                    }
-                },
-                _ => {
-                    reader.put_back(Said::Text(text));
-                    break;
-                }
-            },
-            None => break,
-        }
+async fn resize(handle: &ProcessHandle, size: PtySize) {
+    if let Err(error) = handle.resize(size).await {
+        // The program may have ended a moment ago, which the other half tells.
+        tracing::debug!(%error, "a terminal did not take its new size");
     }
-    all.freeze()
 }
 
 fn size(cols: u16, rows: u16) -> Option<PtySize> {

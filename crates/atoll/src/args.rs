@@ -131,6 +131,12 @@ pub(crate) struct UpArgs {
     /// How many MiB of disk those may take [default: 2048] [env: ATOLL_GOLDEN_BUDGET_MB]
     #[arg(long, value_name = "MIB")]
     pub(crate) golden_budget_mb: Option<String>,
+    /// MiB a second that one sandbox may read, and write, of the disk; 0 for no limit [default: 0] [env: ATOLL_DISK_RATE_MB]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) disk_rate_mb: Option<String>,
+    /// KiB of each process's output that are kept for readers that come back, 64 to 16384 [default: 1024] [env: ATOLL_OUTPUT_KB]
+    #[arg(long, value_name = "KIB")]
+    pub(crate) output_kb: Option<String>,
     /// A level, or a filter such as `info,atoll_host=debug` [default: info] [env: ATOLL_LOG]
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,

@@ -54,6 +54,8 @@ impl OneShot {
             // It lives for one sandbox.
             golden_shapes: Vec::new(),
             golden_budget_mb: 0,
+            disk_rate_mb: settings.disk_rate_mb,
+            output_kb: settings.output_kb,
         };
         for dead in dead_runs(&runs) {
             clean(parts(&dead)).await;

@@ -79,6 +79,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "How many MiB of disk those may take; 0 keeps none.",
     },
     Setting {
+        name: "disk-rate-mb",
+        env: "ATOLL_DISK_RATE_MB",
+        default: "0",
+        help: "MiB a second that one sandbox's VMM may read, and write, of the disk below the data directory; 0 for no limit. With control groups v1 writes through the page cache are not counted.",
+    },
+    Setting {
+        name: "output-kb",
+        env: "ATOLL_OUTPUT_KB",
+        default: "1024",
+        help: "How many KiB of each process's output a sandbox keeps, so that a reader whose connection was lost comes back without losing a byte (64 to 16384).",
+    },
+    Setting {
         name: "log",
         env: "ATOLL_LOG",
         default: "info",
@@ -223,6 +235,8 @@ pub(crate) struct Settings {
     pub(crate) address_pool: Option<String>,
     pub(crate) golden_shapes: Vec<GoldenShape>,
     pub(crate) golden_budget_mb: u64,
+    pub(crate) disk_rate_mb: u64,
+    pub(crate) output_kb: u64,
     pub(crate) log: String,
     pub(crate) log_json: bool,
 }
@@ -256,7 +270,9 @@ impl Settings {
             accelerator,
             address_pool: given.text("address-pool"),
             golden_shapes: golden_shapes(&given.text("golden-shapes").unwrap_or_default())?,
-            golden_budget_mb: budget(&given.text("golden-budget-mb").unwrap_or_default())?,
+            golden_budget_mb: mebibytes(given, "golden-budget-mb")?,
+            disk_rate_mb: mebibytes(given, "disk-rate-mb")?,
+            output_kb: output_kb(&given.text("output-kb").unwrap_or_default())?,
             log: given.text("log").unwrap_or_default(),
             log_json,
         })
@@ -270,10 +286,16 @@ fn golden_shapes(text: &str) -> Result<Vec<GoldenShape>> {
         .collect()
 }
 
-fn budget(text: &str) -> Result<u64> {
+fn output_kb(text: &str) -> Result<u64> {
+    let number = text.parse().ok().filter(|kb| (64..=16 * 1024).contains(kb));
+    number.with_context(|| format!("--output-kb `{text}` is not a number of KiB from 64 to 16384"))
+}
+
+fn mebibytes(given: &Given, name: &str) -> Result<u64> {
     const MOST: u64 = 16 * 1024 * 1024;
-    let budget = text.parse().ok().filter(|mb| *mb <= MOST);
-    budget.with_context(|| format!("--golden-budget-mb `{text}` is not a number of MiB from 0 to {MOST}"))
+    let text = given.text(name).unwrap_or_default();
+    let number = text.parse().ok().filter(|mb| *mb <= MOST);
+    number.with_context(|| format!("--{name} `{text}` is not a number of MiB from 0 to {MOST}"))
 }
 
 /// The data directory that counts.
@@ -357,6 +379,8 @@ mod tests {
             ("log-format", "x"),
             ("golden-shapes", "1x"),
             ("golden-budget-mb", "-1"),
+            ("disk-rate-mb", "fast"),
+            ("output-kb", "63"),
         ] {
             let mut given = Given::default();
             given.flag(SETTINGS.iter().find(|s| s.name == flag).unwrap().name, Some(value.into()));

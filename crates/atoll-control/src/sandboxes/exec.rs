@@ -109,11 +109,13 @@ impl Control {
         }
     }
 
-    /// A client of a sandbox's agent.
+    /// A client of a sandbox's agent; it is one of so many ([`crate::streams::MAX_CALLS`]) as long as it lives.
     pub(crate) async fn agent(&self, sandbox: &Sandbox) -> Result<GuestClient, ControlError> {
+        let permit = self.calls().open(&sandbox.id)?;
         let token = self.token(sandbox).await?;
         let (driver, id) = (Arc::clone(self.driver()), sandbox.id.clone());
         let dial = dial_fn(move || {
+            let _held = &permit;
             let (driver, id) = (Arc::clone(&driver), id.clone());
             async move { driver.open_stream(id, AGENT_PORT).await.map_err(std::io::Error::other) }
         });

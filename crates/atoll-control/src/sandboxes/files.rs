@@ -5,7 +5,7 @@
 //! Deliberately absent: limits on a file's size other than the caller's own.
 
 use atoll_domain::{Principal, SandboxId, validate};
-use atoll_guest_client::{FileBody, FileReader, GuestError};
+use atoll_guest_client::{FileBody, FileReader, GuestClient, GuestError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
@@ -18,6 +18,8 @@ const USER: &str = "root";
 #[derive(Debug)]
 pub struct FileDownload {
     reader: FileReader,
+    /// Held as long as bytes flow: it is one of the sandbox's calls.
+    agent: GuestClient,
     control: Control,
     sandbox: SandboxId,
 }
@@ -30,8 +32,11 @@ impl FileDownload {
 
     /// Its bytes, as they come; each piece is a use of the sandbox.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, GuestError>> + Send {
-        let Self { reader, control, sandbox } = self;
-        reader.into_stream().inspect(move |_| control.used(&sandbox))
+        let Self { reader, agent, control, sandbox } = self;
+        reader.into_stream().inspect(move |_| {
+            let _held = &agent;
+            control.used(&sandbox);
+        })
     }
 }
 
@@ -71,7 +76,7 @@ impl Control {
         let agent = self.agent(&sandbox).await?;
         self.used(&sandbox.id);
         match agent.read_file(path, Some(USER), None).await.map_err(|error| from_file_refusal(error, path)) {
-            Ok(reader) => Ok(FileDownload { reader, control: self.clone(), sandbox: sandbox.id }),
+            Ok(reader) => Ok(FileDownload { reader, agent, control: self.clone(), sandbox: sandbox.id }),
             Err(ControlError::Guest(error)) => Err(self.why_lost(&sandbox, error).await),
             Err(error) => Err(error),
         }

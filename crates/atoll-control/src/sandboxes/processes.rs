@@ -11,9 +11,9 @@ use std::time::Duration;
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, validate};
 use atoll_guest_client::{
-    Code, GuestClient, GuestError, ProcessEvent, ProcessInfo, ProcessStream, PtySize, Reason, Selector, StartRequest,
+    Code, GuestClient, GuestError, InputSink, Limits, ProcessEvent, ProcessInfo, ProcessStream, PtySize, Reason,
+    Selector, StartRequest,
 };
-use bytes::Bytes;
 
 use super::exec::DEFAULT_USER;
 use crate::random::{bytes, hex};
@@ -21,6 +21,8 @@ use crate::streams::StreamPermit;
 use crate::{Control, ControlError, What};
 
 const SIGKILL: i32 = 9;
+/// Longer than any sandbox is looked after by one Atoll.
+const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// What is to be started.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +94,14 @@ impl ProcessHandle {
         }
     }
 
-    /// Feeds its terminal, or its standard input.
+    /// Opens one way in for all that is to come: its terminal, or its standard input. That it has none, or has ended, comes as an error later.
     ///
     /// # Errors
-    /// It has none, it has ended, or a failing agent.
-    pub async fn input(&self, input: Bytes, pty: bool) -> Result<(), ControlError> {
-        self.control.used(&self.sandbox.id);
-        self.agent.send_input(&self.selector, input, pty).await.map_err(ControlError::Guest)
+    /// A token that fits into no request.
+    pub fn open_input(&self, pty: bool) -> Result<InputSink, ControlError> {
+        // A process may read when it likes.
+        let patient = self.agent.clone().with_limits(Limits { idle: FOREVER, ..Limits::default() });
+        patient.open_input(&self.selector, pty).map_err(ControlError::Guest)
     }
 
     /// Closes its standard input.

@@ -154,7 +154,13 @@ fn chances() -> impl Strategy<Value = Vec<Chance>> {
 }
 
 fn origins() -> impl Strategy<Value = Origin> {
-    prop_oneof![Just(Origin::New), Just(Origin::Running), Just(Origin::Paused), Just(Origin::Remains)]
+    prop_oneof![
+        Just(Origin::New),
+        Just(Origin::Running),
+        Just(Origin::Paused),
+        Just(Origin::Remains),
+        Just(Origin::Foreign)
+    ]
 }
 
 fn failures() -> impl Strategy<Value = Event> {
@@ -246,12 +252,13 @@ proptest! {
 }
 
 #[test]
-fn what_cannot_be_claimed_is_told_as_ended_once() {
-    for event in [Event::Ended, Event::WorkFailed] {
-        let (state, effects) = step(State::Adopting, event);
-        assert_eq!((state, effects), (State::Releasing, vec![Effect::NoteEnd, Effect::Release]));
+fn what_has_ended_is_told_once_and_what_may_live_is_left_running() {
+    let (state, effects) = step(State::Adopting, Event::Ended);
+    assert_eq!((state, effects), (State::Releasing, vec![Effect::NoteEnd, Effect::Release]));
+    for event in [Event::TooNew, Event::WorkFailed] {
+        assert_eq!(step(State::Adopting, event), (State::Refused, vec![]));
     }
-    assert_eq!(step(State::Adopting, Event::TooNew), (State::Refused, vec![]), "left running");
+    assert_eq!(begin(Origin::Foreign), (State::Refused, vec![]));
 }
 
 #[test]

@@ -63,9 +63,14 @@ proptest! {
     fn a_restart_of_the_host_agent_changes_no_limit(lifetime in lifetimes(), used in 0..50_000u64, away in 50_000..100_000u64) {
         let mut timer = Timer::begin(lifetime, now(1_000_000));
         timer.used(1_000_000 + used);
-        let at = |steady| now(steady).wall;
-        let back = Timer::go_on(lifetime, at(1_000_000), at(1_000_000 + used), now(1_000_000 + away));
-        // The second timer began with another steady clock reading of the same moments.
+        let back = Timer::go_on(lifetime, 1_000_000, 1_000_000 + used, now(1_000_000 + away));
+        prop_assert_eq!(back.due(), timer.due());
+        // The wall clock was set meanwhile: only a limit that is a date has another moment.
+        let jumped = Now { wall: now(1_000_000 + away).wall + 7_200_000_000, steady: 1_000_000 + away };
+        let dateless = Lifetime { end_at: None, ..lifetime };
+        let back = Timer::go_on(dateless, 1_000_000, 1_000_000 + used, jumped);
+        let mut timer = Timer::begin(dateless, now(1_000_000));
+        timer.used(1_000_000 + used);
         prop_assert_eq!(back.due(), timer.due());
     }
 }
@@ -89,9 +94,9 @@ fn changes_are_checked_and_what_is_absent_stays() {
 }
 
 #[test]
-fn a_date_of_a_future_boot_is_now() {
+fn a_moment_that_has_not_come_is_now() {
     let lifetime = Lifetime { timeout_sec: 10, ..Lifetime::default() };
-    // The wall clock was set back by an hour while the host agent was away.
-    let timer = Timer::go_on(lifetime, WALL + 3_600_000_000, WALL + 3_600_000_000, now(0));
+    // What no Atoll of this boot can have written.
+    let timer = Timer::go_on(lifetime, 3_600_000, 3_600_000, now(0));
     assert_eq!(timer.due().unwrap().at, 10_000);
 }

@@ -50,7 +50,7 @@ pub(crate) use system::read_init;
 /// The host's side of the wire.
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 1));
 /// Connections of the host, and of everybody else together.
-const HOST_CONNECTIONS: usize = 512;
+const HOST_CONNECTIONS: usize = 1024;
 const OTHER_CONNECTIONS: usize = 64;
 /// How long a connection may take to send the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);

@@ -282,11 +282,14 @@ impl Record {
 async fn write_all(target: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let mut guard = target.writable().await?;
+        // A terminal that nobody has open any more is full for ever, and says at once that it can be written to.
+        let closed = guard.ready().is_write_closed();
         match guard.try_io(|target| nix::unistd::write(target.get_ref(), bytes).map_err(io::Error::from)) {
             Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(Ok(written)) => bytes = &bytes[written..],
             Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(Err(error)) => return Err(error),
+            Err(_would_block) if closed => return Err(io::ErrorKind::BrokenPipe.into()),
             Err(_would_block) => {}
         }
     }

@@ -3,7 +3,8 @@
 //! How it works: the keeper listens in the sandbox's directory. Its state is compared with the journal (pids, the VMM's start), then
 //! it is claimed with a number greater than any before, and gives token and environment back. A keeper that cannot be
 //! reached, or keeps something else than was written down, has ended as far as this sandbox goes; what is left of it is
-//! killed by the release. One that speaks a newer protocol, or was started from a newer spec, is left running.
+//! killed by the release. One that speaks a newer protocol, or was started from a newer spec, or whose agent is newer, is left
+//! running, and so is one that cannot be claimed or repaired now: nothing that may live is ended on a guess.
 //!
 //! Deliberately absent: asking the guest. A VM that stands still because the disk is full is adopted like any other.
 
@@ -47,6 +48,9 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     let dir = context.dir.clone();
     let history = tokio::task::spawn_blocking(move || History::read(&dir)).await;
     let history = history.map_err(|e| Adoption::Failed(join_failed(e)))?.map_err(|e| Adoption::Failed(failed(&e)))?;
+    if let Some(Err(why)) = history.agent_protocol().map(vmm::understood) {
+        return Err(Adoption::TooNew(why));
+    }
     let written = history.running().ok_or_else(|| ended("it was never started"))?;
     let connected = connect(&context.dir, context.spec.id.as_str()).await.map_err(from_connect)?;
     let state = connected.client.state().await.map_err(gone)?;
@@ -62,7 +66,7 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
         return Err(Adoption::Ended(super::exit_reason(status)));
     }
     let halted = state.stopped.as_deref() == Some(DISK_FULL);
-    tell_halt(context, &history, halted).await?;
+    tell_halt(context, &history, halted).await;
     let shared = &context.shared;
     let plan = shared.existing_plan(&context.spec).ok().flatten();
     context.phase("adopt", started, |facts| {
@@ -103,11 +107,12 @@ async fn repair(
     let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
     let sockets = Sockets::new(keeper.clone());
     let agent = vmm::agent(&sockets, Some(&secrets.token));
-    vmm::answers("adoption", &ready, &context.spec.id, &sockets, keeper).await.map_err(Adoption::Failed)?;
+    let answers = vmm::answers("adoption", &ready, &context.spec.id, &sockets, keeper);
+    let protocol = Some(answers.await.map_err(Adoption::Failed)?);
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
-    let identity = vmm::identity(&context.spec, secrets, Some(life)).map_err(Adoption::Failed)?;
+    let identity = vmm::identity(context, secrets, Some(life)).map_err(Adoption::Failed)?;
     agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;
-    context.journal(Entry::Repaired).await.map_err(Adoption::Failed)?;
+    context.journal(Entry::Repaired { protocol }).await.map_err(Adoption::Failed)?;
     // What a pause had begun to write, or a resume had been made of: neither is the sandbox.
     let (dir, base) = (context.dir.clone(), history.sources().map(|sources| sources.base.clone()));
     let tidied = tokio::task::spawn_blocking(move || crate::generation::tidy(&dir, None, base.as_ref())).await;
@@ -146,13 +151,10 @@ async fn claim(context: &Context, connected: &Connected, state: &State) -> Resul
 }
 
 /// Tells what happened to the disk while no Atoll ran.
-async fn tell_halt(context: &Context, history: &History, halted: bool) -> Result<(), Adoption> {
-    if halted == history.halt_told() {
-        return Ok(());
+async fn tell_halt(context: &Context, history: &History, halted: bool) {
+    if halted != history.halt_told() {
+        context.tell(if halted { HostEventKind::DiskFull } else { HostEventKind::Resumed }).await;
     }
-    let kind = if halted { HostEventKind::DiskFull } else { HostEventKind::Resumed };
-    let told = context.shared.tell(&context.dir, &context.spec.id, context.call.incarnation, kind).await;
-    told.map_err(Adoption::Failed)
 }
 
 fn ended(why: &str) -> Adoption {

@@ -83,7 +83,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     let started = Instant::now();
     Step::Init.before();
     let generation = up.grow.is_some().then(generation::fresh_id).transpose()?;
-    let mut identity = vmm::identity(&context.spec, &secrets, generation)?;
+    let mut identity = vmm::identity(context, &secrets, generation)?;
     if up.grow.is_some() {
         // A copy is another machine; without this it would keep the name of what it is a copy of.
         identity.machine_id = Some(generation::fresh_id()?);
@@ -95,7 +95,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     if let Some(Grow(true)) = up.grow {
         copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets.token))).await?;
     }
-    context.journal(Entry::Repaired).await?;
+    context.journal(Entry::Repaired { protocol: Some(up.protocol) }).await?;
     context.phase("init", started, |_| {});
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
     let alive = Alive::new(up.connected, process, up.sockets, context.shared.data.root(), false);
@@ -107,6 +107,8 @@ pub(super) struct Up {
     pub(super) connected: Connected,
     pub(super) sockets: Sockets,
     pub(super) agent: GuestClient,
+    /// What it speaks.
+    pub(super) protocol: u32,
     /// Of a copy; and whether its disk is to be larger.
     pub(super) grow: Option<Grow>,
     pub(super) shared_base: Option<Arc<File>>,
@@ -140,7 +142,7 @@ pub(super) async fn come_up(
     let what = format!("boot, try {attempt},");
     let answers = context.or_cancelled(vmm::answers(&what, ready, &context.spec.id, &sockets, &connected.client));
     // The guest boots meanwhile.
-    tokio::try_join!(answers, vmm::settle(context))?;
+    let (protocol, ()) = tokio::try_join!(answers, vmm::settle(context))?;
     context.phase("boot", started, |_| {});
-    Ok(Up { connected, sockets, agent, grow: None, shared_base: None })
+    Ok(Up { connected, sockets, agent, protocol, grow: None, shared_base: None })
 }

@@ -69,10 +69,11 @@ pub(super) async fn restore(
     Step::Continue.after();
     let sockets = Sockets::new(connected.client.clone());
     let agent = vmm::agent(&sockets, context.inherited.as_ref());
-    context.or_cancelled(vmm::answers("restore", ready, &context.spec.id, &sockets, &connected.client)).await?;
+    let answers = vmm::answers("restore", ready, &context.spec.id, &sockets, &connected.client);
+    let protocol = context.or_cancelled(answers).await?;
     context.phase("restore", started, |_| {});
     let grow = Some(Grow(context.spec.shape.disk_mb > manifest.shape.disk_mb));
-    Ok(Up { connected, sockets, agent, grow, shared_base })
+    Ok(Up { connected, sockets, agent, protocol, grow, shared_base })
 }
 
 async fn read(context: &Context, object: &ObjectId) -> Result<(Manifest, Sources), HostError> {

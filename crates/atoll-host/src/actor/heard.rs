@@ -116,7 +116,8 @@ impl Actor {
             Finished::Adopted(Adoption::Failed(error)) => {
                 tracing::warn!(sandbox.id = %self.id(), %error, "a sandbox could not be taken over");
                 if !self.waiting.is_being_destroyed() {
-                    self.reason = error.told();
+                    self.reason =
+                        format!("it could not be taken over ({}); the next start of Atoll tries again", error.told());
                 }
                 Event::WorkFailed
             }

@@ -1,16 +1,15 @@
 //! How long a sandbox may run without being asked for.
 //!
 //! How it works: `atoll_domain::ttl` says when its time is over; this is the timer that an actor waits on while its sandbox runs. The
-//! last use is kept as the time of a file in the sandbox's directory, so that the next Atoll goes on with it; a crash loses at
-//! most a few seconds of it. A pause that failed is tried again after a minute.
+//! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it; a
+//! crash loses at most a few seconds of it. A pause that failed is tried again after a minute.
 //!
 //! Deliberately absent: what counts as a use: the control plane says so.
 
-use std::fs::{File, FileTimes};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use atoll_domain::actor::Event;
 use atoll_domain::host::HostError;
@@ -18,6 +17,7 @@ use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
 
 use super::Actor;
 use crate::clock;
+use crate::data_dir::put;
 use crate::history::History;
 use crate::journal::Entry;
 
@@ -51,12 +51,11 @@ impl Limits {
     /// A life goes on that an earlier Atoll watched.
     pub(super) fn go_on(&mut self, dir: &Path) {
         let now = clock::now();
-        let born = History::read(dir).ok().and_then(|history| history.running().map(|processes| processes.at));
-        let born = born.filter(|at| *at > 0).unwrap_or(now.wall);
-        let used = std::fs::metadata(dir.join(FILE)).and_then(|meta| meta.modified());
-        let used = used.ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let used = used.and_then(|at| i64::try_from(at.as_micros()).ok()).unwrap_or(born);
-        self.timer = Timer::go_on(self.timer.lifetime(), born, used, now);
+        // Adopted is only what runs since this boot of the machine, whose clock both are of.
+        let born = History::read(dir).ok().and_then(|history| history.running().and_then(|processes| processes.steady));
+        let born = born.unwrap_or(now.steady);
+        let used = std::fs::read_to_string(dir.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
+        self.timer = Timer::go_on(self.timer.lifetime(), born, used.unwrap_or(born), now);
     }
 
     /// It was used.
@@ -65,9 +64,7 @@ impl Limits {
         self.timer.used(steady);
         if steady.saturating_sub(self.written) >= WRITE_EVERY_MS {
             self.written = steady;
-            let times = FileTimes::new().set_modified(SystemTime::now());
-            let touched = File::create(dir.join(FILE)).and_then(|file| file.set_times(times));
-            if let Err(error) = touched {
+            if let Err(error) = put(&dir.join(FILE), steady.to_string().as_bytes(), 0o600) {
                 tracing::debug!(%error, "a use could not be written down");
             }
         }

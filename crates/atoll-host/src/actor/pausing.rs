@@ -252,7 +252,7 @@ pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<(), String> {
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(sandbox.id = %context.spec.id, %error, "a generation could not be removed; the next pause does");
     }
-    if let Err(error) = context.journal(Entry::Repaired).await {
+    if let Err(error) = context.journal(Entry::Repaired { protocol: None }).await {
         tracing::warn!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
     }
     Ok(())

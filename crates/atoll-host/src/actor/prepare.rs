@@ -77,8 +77,8 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
         }
     });
     let network = spawn_blocking(move || atoll_net::apply(&plan));
-    let (instance, id, shape) = (shared.net.instance.clone(), context.spec.id.clone(), context.spec.shape);
-    let groups = spawn_blocking(move || atoll_keeper::cgroup::prepare(&instance, &id, shape.vcpus, shape.memory_mb));
+    let (grouping, of) = (Arc::clone(shared), context.spec.clone());
+    let groups = spawn_blocking(move || grouping.groups(&of));
     let (disk, network, groups) = tokio::join!(disk, network, groups);
     disk.map_err(join_failed)?.map_err(from_disk)?;
     network.map_err(join_failed)?.map_err(from_net)?;

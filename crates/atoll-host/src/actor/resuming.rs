@@ -130,13 +130,13 @@ async fn resume(
     let agent = vmm::agent(&sockets, known);
     let answers = vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client);
     let settled = async { if restore.is_none() { vmm::settle(context).await } else { Ok(()) } };
-    tokio::try_join!(answers, settled).map_err(lost)?;
+    let (protocol, ()) = tokio::try_join!(answers, settled).map_err(lost)?;
     Step::Init.before();
     let life = generation::fresh_id().map_err(lost)?;
-    let identity = vmm::identity(&context.spec, &order.secrets, Some(life)).map_err(lost)?;
+    let identity = vmm::identity(context, &order.secrets, Some(life)).map_err(lost)?;
     agent.init(&identity).await.map_err(|error| lost(failed(&error)))?;
     Step::Init.after();
-    context.journal(Entry::Repaired).await.map_err(lost)?;
+    context.journal(Entry::Repaired { protocol: Some(protocol) }).await.map_err(lost)?;
     context.phase("init", started, |_| {});
     tidy(context, kept, restore.is_some()).await;
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
@@ -166,10 +166,8 @@ pub(super) async fn make_vm_parts(context: &Context) -> Result<(), HostError> {
     let made = tokio::task::spawn_blocking(move || {
         super::release::remove_vm(&shared, &spec)?;
         let plan = shared.plan(&spec).map_err(from_net)?;
-        let shape = spec.shape;
         atoll_net::apply(&plan).map_err(from_net)?;
-        atoll_keeper::cgroup::prepare(&shared.net.instance, &spec.id, shape.vcpus, shape.memory_mb)
-            .map_err(from_keeper)?;
+        shared.groups(&spec).map_err(from_keeper)?;
         Ok::<_, HostError>(plan)
     });
     let plan = made.await.map_err(join_failed)??;

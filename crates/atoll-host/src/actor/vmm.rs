@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_domain::host::{GuestToken, HostError, Isolation, SandboxSecrets, SandboxSpec};
 use atoll_domain::{Incarnation, Network, SandboxId};
-use atoll_guest_client::{AGENT_PORT, AccessToken, GuestClient, InitRequest, Limits, eagerly};
+use atoll_guest_client::{AGENT_PORT, AGENT_PROTOCOL, AccessToken, GuestClient, InitRequest, Limits, eagerly};
 use atoll_keeper::cgroup::Cgroups;
 use atoll_keeper::client::{Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::{Event, State};
@@ -172,7 +172,7 @@ struct Place {
 /// Makes a place for a sandbox's VM: its slot and its control groups, if they are not there.
 fn place(shared: &Shared, spec: &SandboxSpec) -> Result<Place, HostError> {
     let plan = shared.plan(spec).map_err(from_net)?;
-    let groups = atoll_keeper::cgroup::prepare(&shared.net.instance, &spec.id, spec.shape.vcpus, spec.shape.memory_mb);
+    let groups = shared.groups(spec);
     let resolvers = match spec.network {
         Network::Internet => atoll_net::host_resolvers(),
         Network::None => Vec::new(),
@@ -289,6 +289,7 @@ pub(super) async fn note_processes(context: &Context, state: &State) -> Result<(
         keeper_start: start_time(state.keeper_pid).unwrap_or(0),
         boot_id: boot_id(),
         at: crate::clock::now().wall,
+        steady: Some(crate::clock::steady()),
     };
     context.journal(Entry::Running(processes)).await
 }
@@ -324,14 +325,14 @@ fn dial(sockets: &Sockets, limit: Duration) -> Arc<PortDial> {
     Arc::new(PortDial { sockets: sockets.clone(), port: AGENT_PORT, limit })
 }
 
-/// Waits until the agent answers; its console goes into the log if it does not in time.
+/// Waits until the agent answers, and answers what it speaks; its console goes into the log if it does not in time.
 pub(super) async fn answers(
     what: &str,
     ready: &Ready,
     id: &SandboxId,
     sockets: &Sockets,
     keeper: &KeeperClient,
-) -> Result<(), HostError> {
+) -> Result<u32, HostError> {
     let limits = Limits { dial: DIAL_LIMIT, head: HEAD_LIMIT, ..Limits::default() };
     let agent = &GuestClient::new(eagerly(dial(sockets, limits.dial)), None).with_limits(limits);
     let limit = match ready.isolation() {
@@ -349,8 +350,11 @@ pub(super) async fn answers(
 }
 
 /// Dials until the agent answers; ends early when the VMM does.
-async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) -> Result<(), HostError> {
-    while agent.health().await.is_err() {
+async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) -> Result<u32, HostError> {
+    loop {
+        if let Ok(health) = agent.health().await {
+            return understood(health.protocol).map_err(HostError::Failed);
+        }
         let state = keeper.state().await.map_err(from_client)?;
         if let Some(status) = state.exited {
             report_console(id, keeper).await;
@@ -358,7 +362,14 @@ async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) 
         }
         tokio::time::sleep(RETRY).await;
     }
-    Ok(())
+}
+
+/// Agents live inside snapshots for years, so every older one is understood; a newer Atoll's is not.
+pub(super) fn understood(protocol: u32) -> Result<u32, String> {
+    if protocol <= AGENT_PROTOCOL {
+        return Ok(protocol);
+    }
+    Err(format!("its agent speaks protocol {protocol}, this Atoll knows {AGENT_PROTOCOL}"))
 }
 
 /// A guest that did not come up said why on its console.
@@ -373,7 +384,7 @@ async fn report_console(id: &SandboxId, keeper: &KeeperClient) {
 
 /// What a guest is told about itself; a restored one is told in which life it is.
 pub(super) fn identity(
-    spec: &SandboxSpec,
+    context: &Context,
     secrets: &SandboxSecrets,
     generation: Option<String>,
 ) -> Result<InitRequest, HostError> {
@@ -384,12 +395,13 @@ pub(super) fn identity(
         access_token: Some(secrets.token.expose().to_owned()),
         env_vars: Some(secrets.envs.clone()),
         timestamp_ns: u64::try_from(now.as_nanos()).ok(),
-        default_user: Some(spec.default_user.clone()),
+        default_user: Some(context.spec.default_user.clone()),
         default_workdir: None,
-        hostname: Some(spec.id.to_string()),
+        hostname: Some(context.spec.id.to_string()),
         machine_id: None,
         entropy: Some(STANDARD.encode(entropy)),
         generation,
+        output_bytes: Some(context.shared.config.output_kb << 10),
         ..InitRequest::default()
     })
 }

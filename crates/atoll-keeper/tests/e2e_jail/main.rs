@@ -18,6 +18,7 @@ mod attack;
 mod deaths;
 mod filter;
 mod jail;
+mod limits;
 #[path = "../scene/mod.rs"]
 mod scene;
 
@@ -27,6 +28,7 @@ const TESTS: &[Test] = &[
     ("filter_denies_what_opens_namespaces", filter::denies_what_opens_namespaces),
     ("attacker_fails_inside_and_succeeds_outside", jail::attacker_fails_inside_and_succeeds_outside),
     ("no_vmm_outlives_its_keeper", deaths::no_vmm_outlives_its_keeper),
+    ("limits_stand_in_the_groups", limits::limits_stand_in_the_groups),
 ];
 
 fn main() {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use atoll_domain::{Incarnation, InstanceId, SandboxId};
 use atoll_keeper::KeeperSpec;
-use atoll_keeper::cgroup::{self, Cgroups};
+use atoll_keeper::cgroup::{self, Cgroups, Limits};
 use atoll_keeper::client::{Connected, connect};
 use atoll_keeper::spec::{self, Accelerator, Jail, Machine, Memory, Network, Start};
 
@@ -56,7 +56,7 @@ impl Scene {
         ip(&format!("-n {netns} addr add 172.16.0.1/30 dev tap0"));
         ip(&format!("-n {netns} link set tap0 up"));
         ip(&format!("-n {netns} neigh add 172.16.0.2 lladdr 02:fc:00:00:00:02 dev tap0 nud permanent"));
-        let groups = cgroup::prepare(&instance, &sandbox, 1, memory_mb).unwrap();
+        let groups = cgroup::prepare(&instance, &sandbox, &Limits { vcpus: 1, memory_mb, disk: None }).unwrap();
         let root = tempfile::Builder::new().prefix("atoll-keeper-").tempdir().unwrap();
         fs::create_dir(root.path().join("sandbox")).unwrap();
         let uid = 3_000_000_000 + pid * 16 + number % 16;

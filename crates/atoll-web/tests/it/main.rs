@@ -13,6 +13,7 @@ mod files;
 mod hostile;
 mod life;
 mod rest;
+mod sessions;
 mod streams;
 mod support;
 mod terminals;

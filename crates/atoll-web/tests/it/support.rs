@@ -327,6 +327,11 @@ impl Socket {
         self.0.send(message).await.unwrap();
     }
 
+    /// Bytes on the connection, whatever they are.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        tokio::io::AsyncWriteExt::write_all(self.0.get_mut(), bytes).await.unwrap();
+    }
+
     pub(crate) async fn hear(&mut self) -> Heard {
         let hear = async {
             loop {

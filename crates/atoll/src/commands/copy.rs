@@ -10,6 +10,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use atoll_api::{ErrorCode, ExecRequest, FileKind, StreamStart};
@@ -29,6 +30,8 @@ use crate::{connect, output};
 const AHEAD: usize = 8;
 /// Most of what `tar` in the sandbox says that is kept.
 const COMPLAINT: usize = 2000;
+/// How long a `tar` that nobody reads has to end.
+const END: Duration = Duration::from_secs(3);
 
 /// One side of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,7 +314,7 @@ async fn download_folder(client: &Client, id: &str, path: &str, into: PathBuf, b
     let unpacked = unpacking.await.context("unpacking failed")?;
     if !tar.ended {
         // Nobody reads what it would go on to say; a lost connection is told below.
-        let _ = tar.stream.stop().await;
+        tar.stream.end(END).await;
     }
     received?;
     unpacked?;

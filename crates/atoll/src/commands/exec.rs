@@ -3,13 +3,14 @@
 //! How it works: output comes as it is written, standard output and error apart, and the exit code is the program's. `-i` passes standard
 //! input on to its end, `-it` gives the program a terminal ([`super::shell`]). A lost connection is taken up again from the byte
 //! where it broke; with `-i` it ends in an error instead, because nobody can say which input arrived. The first interrupt kills
-//! the program. `-o json` waits and prints the API's one document.
+//! the program. Output that was lost, because whoever reads it here stood still, is an error. `-o json` waits and prints the API's
+//! one document.
 //!
 //! Deliberately absent: shells. The first word is the program.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use atoll_api::{ErrorCode, ExecRequest, ExecResponse, StreamStart};
 use atoll_client::{Client, ClientError, ExecEvent, ExecStream};
 use tokio::time::{Instant, sleep};
@@ -26,6 +27,8 @@ use crate::{connect, output};
 /// How long a lost connection is tried again.
 const TRY_FOR: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long an interrupted program has to end.
+const END: Duration = Duration::from_secs(3);
 
 /// Runs a program in a running sandbox and passes on its output and exit code.
 pub(crate) async fn exec(client: &Client, global: &Global, args: &ExecArgs) -> Result<()> {
@@ -95,10 +98,17 @@ pub(crate) async fn follow(
         backpressure: true,
     };
     let input = interactive.then(Input::stdin).transpose().context("standard input cannot be read")?;
-    let mut program = Followed { stream: client.exec_stream(id, start).await?, input, tag: None };
+    let mut program = Followed { stream: client.exec_stream(id, start).await?, input, tag: None, lost: 0 };
     loop {
         let lost = match program.go_on(stop).await {
-            Ok(Ended::Exit(code)) => return Ok(code),
+            Ok(Ended::Exit(code)) if program.lost == 0 => return Ok(code),
+            Ok(Ended::Exit(code)) => {
+                let lost = program.lost;
+                bail!(
+                    "{lost} bytes of output were lost: whoever reads it here was too slow (the program ended with {code})"
+                )
+            }
+            Ok(Ended::Interrupted) => return Err(program.end(client, id).await),
             Ok(Ended::NotStarted(error)) if error.code == Some(ErrorCode::InvalidRequest) => {
                 // The plain call tells a program that is not there from wrong input, with the exit code of a shell.
                 let ended = client.exec(id, request).await?;
@@ -123,12 +133,15 @@ struct Followed {
     stream: ExecStream,
     input: Option<Input>,
     tag: Option<String>,
+    /// Bytes of output that never came.
+    lost: u64,
 }
 
 /// How following ended.
 enum Ended {
     Exit(i32),
     NotStarted(atoll_api::StreamError),
+    Interrupted,
 }
 
 impl Followed {
@@ -149,12 +162,15 @@ impl Followed {
                     }
                     ExecEvent::Stdout(bytes) => output::write_stdout(&bytes)?,
                     ExecEvent::Stderr(bytes) => output::write_stderr(&bytes)?,
-                    ExecEvent::Gap(bytes) => output::hint(&format!("[{bytes} bytes of output were lost]")),
+                    ExecEvent::Gap(bytes) => {
+                        self.lost += bytes;
+                        output::hint(&format!("[{bytes} bytes of output were lost]"));
+                    }
                     ExecEvent::Exit(code) => return Ok(Ended::Exit(code)),
                     ExecEvent::Error(error) if started => return Err(refused(error)),
                     ExecEvent::Error(error) => return Ok(Ended::NotStarted(error)),
                 },
-                bytes = reading, if started => {
+                bytes = reading, if started && self.stream.has_room() => {
                     let bytes = bytes.context("standard input cannot be read")?;
                     if bytes.is_empty() {
                         self.input = None;
@@ -163,12 +179,22 @@ impl Followed {
                         self.stream.input(&bytes).await?;
                     }
                 }
-                () = stop.cancelled() => {
-                    self.stream.stop().await?;
-                    return Err(Interrupted.into());
-                }
+                () = stop.cancelled() => return Ok(Ended::Interrupted),
             }
         }
+    }
+
+    /// Kills the program.
+    async fn end(&mut self, client: &Client, id: &str) -> anyhow::Error {
+        if !self.stream.end(END).await
+            && let Some(tag) = &self.tag
+        {
+            // Input that nobody reads may stand in the way of the stream's own.
+            if let Err(error) = client.signal(id, tag, "KILL").await {
+                output::hint(&format!("the program may still run in {id}: {error}"));
+            }
+        }
+        Interrupted.into()
     }
 }
 

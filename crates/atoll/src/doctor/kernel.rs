@@ -64,7 +64,8 @@ fn smt() -> Finding {
             "hyper-threads are on: two sandboxes may share a core's caches and buffers",
             "where tenants must not learn of each other, echo off > /sys/devices/system/cpu/smt/control (or boot with nosmt)",
         ),
-        _ => Finding::ok("smt", "off"),
+        Some(_) => Finding::ok("smt", "off"),
+        None => Finding::note("smt", "this kernel does not say", "look at `lscpu`: one thread per core is off"),
     }
 }
 

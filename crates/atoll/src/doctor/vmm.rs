@@ -22,8 +22,9 @@ fn qemu() -> Finding {
     match first_line(atoll_keeper::tree::PROGRAM, "--version") {
         Some(line) => {
             let version = line.split_whitespace().skip_while(|word| *word != "version").nth(1).unwrap_or("").to_owned();
-            match version.split('.').next().and_then(|major| major.parse::<u32>().ok()) {
-                Some(7..) => Finding::ok("vmm", line),
+            let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+            match (numbers.next(), numbers.next()) {
+                (Some(8..), _) | (Some(7), Some(2..)) => Finding::ok("vmm", line),
                 _ => Finding::fail("vmm", line, "Atoll needs QEMU 7.2 or newer"),
             }
         }

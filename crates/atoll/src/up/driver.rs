@@ -76,7 +76,7 @@ impl HostDriver for InProcess {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>> {
-        ready(Ok(self.0.list())).boxed()
+        ready(self.0.list()).boxed()
     }
 
     fn inspect(&self, id: SandboxId) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {

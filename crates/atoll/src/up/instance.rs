@@ -50,6 +50,8 @@ pub(crate) struct Parts {
     pub(crate) address_pool: Option<String>,
     pub(crate) golden_shapes: Vec<GoldenShape>,
     pub(crate) golden_budget_mb: u64,
+    pub(crate) disk_rate_mb: u64,
+    pub(crate) output_kb: u64,
 }
 
 /// A running Atoll.
@@ -91,6 +93,8 @@ impl Instance {
             accelerator: parts.accelerator,
             golden_shapes: parts.golden_shapes,
             golden_budget_mb: parts.golden_budget_mb,
+            disk_rate_mb: parts.disk_rate_mb,
+            output_kb: parts.output_kb,
             progress: parts.progress,
         };
         let agent = HostAgent::start(config, data, lock).await?;

@@ -55,6 +55,8 @@ pub(crate) async fn up(global: &Global, args: UpArgs, mut given: Given) -> Resul
         address_pool: settings.address_pool.clone(),
         golden_shapes: settings.golden_shapes.clone(),
         golden_budget_mb: settings.golden_budget_mb,
+        disk_rate_mb: settings.disk_rate_mb,
+        output_kb: settings.output_kb,
     };
     let instance = Instance::start(parts).await?;
     announce(&instance, &settings, global.quiet)?;
@@ -73,6 +75,8 @@ fn note_flags(given: &mut Given, args: UpArgs) {
     given.flag("address-pool", args.address_pool);
     given.flag("golden-shapes", args.golden_shapes);
     given.flag("golden-budget-mb", args.golden_budget_mb);
+    given.flag("disk-rate-mb", args.disk_rate_mb);
+    given.flag("output-kb", args.output_kb);
     given.flag("log", args.log);
     given.flag("log-format", args.log_format);
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::{CreateSandboxRequest, ErrorCode};
+use atoll_api::{CreateSandboxRequest, ErrorCode, ModeRequest};
 use atoll_testkit::eventually;
 
-use crate::guest::{Guest, small};
-use crate::server::Server;
+use crate::guest::{Guest, program, small};
+use crate::server::{Data, Server};
 
 const DEBUG_PORT: &str = "127.0.0.1:49983";
 
@@ -78,4 +78,29 @@ async fn files_of_ones_own_are_booted_and_the_agent_served() {
     eventually("the port to close", async || TcpStream::connect(DEBUG_PORT).is_err().then_some(())).await;
     server.stop();
     server.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_kernel_of_ones_own_outlives_atoll_and_a_pause() {
+    let data = Arc::new(Data::new());
+    let server = Arc::new(Server::start_on(Arc::clone(&data)));
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("kernel");
+    std::fs::copy(cached("kernels", "vmlinux"), &kernel).unwrap();
+    let request = CreateSandboxRequest { kernel: Some(kernel.display().to_string()), ..small() };
+    let guest = Guest::with(Arc::clone(&server), server.local(), &request).await;
+    std::fs::remove_file(&kernel).unwrap();
+    guest.sh("echo kept > /root/file").await;
+    server.kill();
+    let again = Arc::new(Server::start_on(data));
+    again.note(guest.id());
+    let client = again.local();
+    let read = async || client.exec(guest.id(), &program(&["cat", "/root/file"])).await.unwrap().stdout;
+    assert_eq!(read().await, "kept\n");
+    client.pause(guest.id(), &ModeRequest { mode: None }).await.unwrap();
+    client.resume(guest.id(), &ModeRequest { mode: Some("disk".into()) }).await.unwrap();
+    assert_eq!(read().await, "kept\n", "it boots with the kernel that it was given");
+    client.destroy(guest.id()).await.unwrap();
+    again.stop();
+    again.assert_nothing_left();
 }

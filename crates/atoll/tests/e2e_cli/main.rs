@@ -3,6 +3,7 @@
 
 mod commands;
 mod copy;
+mod exec;
 mod proxy;
 mod pty;
 mod server;

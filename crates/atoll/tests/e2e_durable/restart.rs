@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use atoll_api::StreamStart;
+use atoll_api::{SandboxStatus, StreamStart};
 use atoll_client::{ExecEvent, ExecStream};
 
 use super::world::{LIMIT, World, request, shell};
@@ -74,7 +74,7 @@ async fn after_a_restart_of_the_machine_rows_say_what_became_of_their_sandboxes(
     world.agrees().await;
 }
 
-/// A newer build, simulated: the spec that it would have written has a version that this one does not know.
+/// A newer build, simulated: what it would have written of the keeper, of the agent, or of a step that this one does not know.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_of_a_newer_atoll_is_refused_by_name_and_left_running() {
     let mut world = World::running().await;
@@ -82,20 +82,30 @@ async fn a_sandbox_of_a_newer_atoll_is_refused_by_name_and_left_running() {
     let facts = world.client().sandbox(&made.id).await.unwrap().host.unwrap();
     shell(&world.client(), &made.id, "echo kept > /tmp/kept").await.unwrap();
     world.kill();
-    let spec = Path::new(&facts.directory).join("spec.json");
-    let original = fs::read_to_string(&spec).unwrap();
-    let mut newer: serde_json::Value = serde_json::from_str(&original).unwrap();
+    let (spec, journal) = (Path::new(&facts.directory).join("spec.json"), Path::new(&facts.directory).join("journal"));
+    let mut newer: serde_json::Value = serde_json::from_str(&fs::read_to_string(&spec).unwrap()).unwrap();
     newer["version"] = 9999.into();
-    fs::write(&spec, newer.to_string()).unwrap();
-    world.up().await;
-    let refused = shell(&world.client(), &made.id, "true").await.unwrap_err();
-    assert!(refused.contains("newer Atoll") && refused.contains("9999"), "{refused}");
-    assert!(Path::new(&format!("/proc/{}", facts.vmm_pid.unwrap())).exists(), "its VM was ended");
-    world.kill();
-    fs::write(&spec, original).unwrap();
-    world.up().await;
-    assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
-    world.agrees().await;
+    let lines = fs::read_to_string(&journal).unwrap();
+    let agent = format!("{lines}{{\"step\":\"repaired\",\"protocol\":9999}}\n");
+    let step = format!("{lines}{{\"step\":\"of_tomorrow\"}}\n");
+    for (file, text, named) in
+        [(&spec, newer.to_string(), "9999"), (&journal, agent, "protocol 9999"), (&journal, step, "wrote its journal")]
+    {
+        let original = fs::read_to_string(file).unwrap();
+        fs::write(file, text).unwrap();
+        world.up().await;
+        let refused = shell(&world.client(), &made.id, "true").await.unwrap_err();
+        assert!(refused.contains("newer Atoll") && refused.contains(named), "{refused}");
+        assert!(Path::new(&format!("/proc/{}", facts.vmm_pid.unwrap())).exists(), "its VM was ended");
+        let row = world.client().sandbox(&made.id).await.unwrap();
+        assert_eq!(row.status, SandboxStatus::Running, "nobody says that it is over");
+        world.kill();
+        fs::write(file, original).unwrap();
+        world.up().await;
+        assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
+        world.agrees().await;
+        world.kill();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,6 +25,8 @@ pub(crate) fn host_config(root: &Path) -> HostConfig {
         accelerator: AcceleratorChoice::Auto,
         golden_shapes: Vec::new(),
         golden_budget_mb: 0,
+        disk_rate_mb: 0,
+        output_kb: 1024,
         progress: Arc::new(Silent),
     }
 }
