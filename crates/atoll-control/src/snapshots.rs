@@ -94,7 +94,8 @@ impl Control {
         principal: &Principal,
         sandbox: &Sandbox,
         wanted: Wanted,
-        busy: Busy,
+        // Until the outcome is written down: an open call that nobody carries out is taken for cut off, and its template dropped.
+        _busy: Busy,
     ) -> Result<MadeSnapshot, ControlError> {
         let call = Self::call(sandbox.incarnation)?;
         let tx = self.store().begin(Step::SnapshotIntent).await?;
@@ -103,7 +104,6 @@ impl Control {
         tx.commit().await?;
         let request = MakeTemplate { template: wanted.id.clone() };
         let answer = self.driver().make_template(call.clone(), sandbox.id.clone(), request).await;
-        drop(busy);
         match answer {
             Ok(facts) => self.note_snapshot(principal, sandbox, &call, &wanted, &facts).await,
             Err(error) => {

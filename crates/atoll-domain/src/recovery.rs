@@ -21,6 +21,8 @@ pub struct Traces {
     pub paused: bool,
     /// It was to be given back.
     pub tombstone: bool,
+    /// It began as a copy and its guest was never told who it is: it may still be taken for what it is a copy of.
+    pub unnamed_copy: bool,
 }
 
 /// What is to be done.
@@ -49,7 +51,7 @@ pub fn fate(traces: Traces) -> Fate {
         Traces { created: false, .. } => Fate::Discard,
         Traces { tombstone: true, .. } => Fate::GoOn,
         Traces { paused: true, .. } => Fate::KeepPaused,
-        Traces { running: false, .. } => Fate::HalfMade,
+        Traces { running: false, .. } | Traces { unnamed_copy: true, .. } => Fate::HalfMade,
         Traces { this_boot: false, .. } => Fate::Rebooted,
         _ => Fate::Adopt,
     }
@@ -61,7 +63,7 @@ mod tests {
 
     #[test]
     fn only_what_runs_unmarked_in_this_boot_is_adopted_and_nothing_foreign_is_touched() {
-        for bits in 0..64_u8 {
+        for bits in 0..128_u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             let traces = Traces {
                 created: bit(0),
@@ -70,11 +72,12 @@ mod tests {
                 this_boot: bit(3),
                 tombstone: bit(4),
                 paused: bit(5),
+                unnamed_copy: bit(6),
             };
             let fate = fate(traces);
             assert_eq!(fate == Fate::LeaveAlone, traces.foreign, "{traces:?}");
             let ours = traces.created && !traces.tombstone && !traces.foreign;
-            let alive = ours && traces.running && traces.this_boot && !traces.paused;
+            let alive = ours && traces.running && traces.this_boot && !traces.paused && !traces.unnamed_copy;
             assert_eq!(fate == Fate::Adopt, alive, "{traces:?}");
             assert_eq!(
                 fate == Fate::KeepPaused,

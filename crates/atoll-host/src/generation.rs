@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_domain::host::HostError;
 use atoll_domain::snapshot::Manifest;
+use atoll_keeper::client::DIFF_FILE;
 
 use crate::Step;
 use crate::data_dir::replace;
@@ -62,12 +63,32 @@ pub(crate) fn manifest(dir: &Path, id: &str, signer: &Signer) -> Result<Manifest
     if manifest.id == id { Ok(manifest) } else { Err(damaged("the manifest is another generation's".into())) }
 }
 
-/// Removes every generation but one, and every memory base of the sandbox's own but one.
-pub(crate) fn tidy(dir: &Path, keep: Option<&str>, base: Option<&Base>) -> io::Result<()> {
+/// Removes every generation but one (with its diff or without), and every memory base of the sandbox's own but one.
+pub(crate) fn tidy(dir: &Path, keep: Option<(&str, bool)>, base: Option<&Base>) -> io::Result<()> {
+    let unneeded = unneeded(dir, keep, base)?;
+    if unneeded.is_empty() {
+        return Ok(());
+    }
     Step::Tidy.before();
+    for path in unneeded {
+        if path.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    Step::Tidy.after();
+    Ok(())
+}
+
+fn unneeded(dir: &Path, keep: Option<(&str, bool)>, base: Option<&Base>) -> io::Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
     for entry in entries(&dir.join(DIRECTORY))? {
-        if keep.is_none_or(|id| entry.file_name() != id) {
-            fs::remove_dir_all(entry.path())?;
+        match keep.filter(|(id, _)| entry.file_name() == *id) {
+            None => out.push(entry.path()),
+            Some((_, true)) => {}
+            // It is part of the base by now.
+            Some((_, false)) => out.extend(Some(entry.path().join(DIFF_FILE)).filter(|diff| diff.exists())),
         }
     }
     let kept = match base {
@@ -80,11 +101,10 @@ pub(crate) fn tidy(dir: &Path, keep: Option<&str>, base: Option<&Base>) -> io::R
         let Some(name) = name.to_str() else { continue };
         let is_base = name == EMPTY_BASE || name.starts_with(BASE_PREFIX);
         if is_base && kept != Some(name) {
-            fs::remove_file(entry.path())?;
+            out.push(entry.path());
         }
     }
-    Step::Tidy.after();
-    Ok(())
+    Ok(out)
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {

@@ -12,7 +12,7 @@ use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
 use atoll_domain::recovery::Traces;
 use atoll_domain::ttl::Lifetime;
 
-use crate::journal::{Entry, Kept, Processes, Sources, boot_id, path};
+use crate::journal::{Base, Entry, Kept, Processes, Sources, boot_id, path};
 
 /// What a directory's journal says.
 #[derive(Debug, Default)]
@@ -96,7 +96,10 @@ impl History {
     /// Whether user code may stand still, or a restored guest may not know yet who it is.
     pub(crate) fn needs_repair(&self) -> bool {
         let step = self.entries.iter().rev().find_map(|entry| match entry {
-            Entry::Boot { sources: Some(_), .. } | Entry::Pausing { .. } | Entry::Resuming { .. } => Some(true),
+            Entry::Boot { sources: Some(_), .. }
+            | Entry::Pausing { .. }
+            | Entry::Resuming { .. }
+            | Entry::Copying { .. } => Some(true),
             Entry::Repaired { .. } => Some(false),
             _ => None,
         });
@@ -163,15 +166,24 @@ impl History {
             this_boot: self.running().is_some_and(|processes| processes.boot_id == boot_id()),
             paused: self.paused().is_some(),
             tombstone: self.tombstone().is_some(),
+            unnamed_copy: self.is_unnamed_copy(),
         }
+    }
+
+    /// Whether it starts as a copy and its guest was not told yet that it is somebody else.
+    fn is_unnamed_copy(&self) -> bool {
+        let is_copy = self.sources().is_some_and(|sources| matches!(sources.base, Base::Object { .. }));
+        // A journal that was written anew begins with what is kept.
+        is_copy && !self.entries.iter().any(|entry| matches!(entry, Entry::Repaired { .. } | Entry::Paused(_)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Base, Journal};
+    use crate::journal::Journal;
     use atoll_domain::host::{EventSeq, OwnFiles};
+    use atoll_domain::objects::ObjectId;
     use atoll_domain::record::Paused;
     use atoll_domain::snapshot::{Digest, Origin};
     use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
@@ -277,6 +289,27 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_unnamed_until_its_guest_was_told_who_it_is() {
+        let sources = |base| Some(Sources { base, ..kept(1).sources });
+        let object = Base::Object { id: ObjectId("o".into()) };
+        let mut history = History { entries: vec![first()], foreign: false };
+        for (entry, unnamed) in [
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, true),
+            (running(), true),
+            (Entry::Boot { attempt: 2, sources: sources(Base::Empty) }, false),
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, true),
+            (Entry::Repaired { protocol: Some(1) }, false),
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, false),
+        ] {
+            history.entries.push(entry.clone());
+            assert_eq!(history.traces().unnamed_copy, unnamed, "{entry:?}");
+        }
+        let rewritten =
+            vec![first(), Entry::Paused(Box::new(kept(1))), Entry::Boot { attempt: 1, sources: sources(object) }];
+        assert!(!History { entries: rewritten, foreign: false }.traces().unnamed_copy);
+    }
+
+    #[test]
     fn what_was_told_is_read_back() {
         let event = |seq, kind| {
             let sandbox = SandboxId::from_random([2; 16]);
@@ -306,6 +339,8 @@ mod tests {
             (boot(1), true, true, &first_life),
             (running(), false, true, &call),
             (Entry::Repaired { protocol: Some(1) }, false, false, &call),
+            (Entry::Copying { object: ObjectId("o".into()) }, false, true, &call),
+            (Entry::Repaired { protocol: None }, false, false, &call),
         ] {
             history.entries.push(entry.clone());
             assert_eq!(history.paused().is_some(), is_paused, "{entry:?}");

@@ -76,7 +76,12 @@ pub(crate) enum Entry {
     },
     /// Its memory turned out to be of no use any more; the disk stays.
     MemoryLost,
-    /// The guest knows who it is and user code runs: after a boot, a restore, or a pause that failed.
+    /// User code is about to stand still while a template is made of the running VM.
+    Copying {
+        /// The template's object.
+        object: ObjectId,
+    },
+    /// The guest knows who it is and user code runs: after a boot, a restore, a copy, or a pause that failed.
     Repaired {
         /// What its agent said that it speaks; none where that was not asked.
         #[serde(default)]
@@ -101,7 +106,12 @@ impl Entry {
     fn is_lasting(&self) -> bool {
         !matches!(
             self,
-            Self::Create { .. } | Self::Boot { .. } | Self::Running(_) | Self::Resuming { .. } | Self::Repaired { .. }
+            Self::Create { .. }
+                | Self::Boot { .. }
+                | Self::Running(_)
+                | Self::Resuming { .. }
+                | Self::Copying { .. }
+                | Self::Repaired { .. }
         )
     }
 
@@ -115,6 +125,7 @@ impl Entry {
             Self::Flattened { .. } => Step::JournalFlattened,
             Self::Resuming { .. } => Step::JournalResuming,
             Self::MemoryLost => Step::JournalMemoryLost,
+            Self::Copying { .. } => Step::JournalCopying,
             Self::Repaired { .. } => Step::JournalRepaired,
             Self::Lifetime(_) => Step::JournalLifetime,
             Self::Told(_) => Step::JournalTold,

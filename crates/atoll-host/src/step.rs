@@ -24,6 +24,8 @@ atoll_failpoint::steps! {
         JournalResuming = "journal.resuming",
         /// What was kept of the memory is of no use.
         JournalMemoryLost = "journal.memory-lost",
+        /// User code is about to stand still for a template.
+        JournalCopying = "journal.copying",
         /// User code runs again.
         JournalRepaired = "journal.repaired",
         /// New limits.

@@ -77,8 +77,9 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
         }
     });
     if history.needs_repair() {
-        repair(context, &connected, &history, &secrets).await?;
+        repair(context, &connected, &secrets).await?;
     }
+    tidy(context, &history).await;
     let base = adopt_base(context, &connected, &history).await;
     let sockets = Sockets::new(connected.client.clone());
     let alive = Alive::new(connected, process, sockets, shared.data.root(), halted).mapped_from(base);
@@ -87,12 +88,7 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
 
 /// An earlier Atoll died while user code stood still for it, or before a guest that had just come up knew who it is. What the
 /// keeper does for that Atoll is waited for; then the guest goes on and is told.
-async fn repair(
-    context: &Context,
-    connected: &Connected,
-    history: &History,
-    secrets: &SandboxSecrets,
-) -> Result<(), Adoption> {
+async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecrets) -> Result<(), Adoption> {
     let keeper = &connected.client;
     let state = loop {
         let state = keeper.state().await.map_err(gone)?;
@@ -112,14 +108,20 @@ async fn repair(
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
     let identity = vmm::identity(context, secrets, Some(life)).map_err(Adoption::Failed)?;
     agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;
-    context.journal(Entry::Repaired { protocol }).await.map_err(Adoption::Failed)?;
-    // What a pause had begun to write, or a resume had been made of: neither is the sandbox.
-    let (dir, base) = (context.dir.clone(), history.sources().map(|sources| sources.base.clone()));
-    let tidied = tokio::task::spawn_blocking(move || crate::generation::tidy(&dir, None, base.as_ref())).await;
-    if !matches!(tidied, Ok(Ok(()))) {
+    context.journal(Entry::Repaired { protocol }).await.map_err(Adoption::Failed)
+}
+
+/// What a pause had begun to write, or a resume had been made of: neither is the sandbox.
+async fn tidy(context: &Context, history: &History) {
+    let Some(base) = history.sources().map(|sources| sources.base.clone()) else { return };
+    let (shared, id, dir) = (context.shared.clone(), context.spec.id.clone(), context.dir.clone());
+    let tidied = tokio::task::spawn_blocking(move || {
+        crate::generation::tidy(&dir, None, Some(&base)).map_err(|e| failed(&e))?;
+        super::rest_on(&shared, &id, Some(&base))
+    });
+    if !matches!(tidied.await, Ok(Ok(()))) {
         tracing::warn!(sandbox.id = %context.spec.id, "what a pause left could not be removed; the next one does");
     }
-    Ok(())
 }
 
 /// The shared memory that its VM is mapped from, for the next one that starts from it.

@@ -96,6 +96,12 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
         copy::grow(context, &up.connected.client, &vmm::agent(&up.sockets, Some(&secrets.token))).await?;
     }
     context.journal(Entry::Repaired { protocol: Some(up.protocol) }).await?;
+    if up.shared_base.is_none() {
+        let (shared, id) = (context.shared.clone(), context.spec.id.clone());
+        // Of the golden that did not come to life.
+        let let_go = tokio::task::spawn_blocking(move || super::rest_on(&shared, &id, None));
+        let_go.await.map_err(join_failed)??;
+    }
     context.phase("init", started, |_| {});
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
     let alive = Alive::new(up.connected, process, up.sockets, context.shared.data.root(), false);

@@ -29,7 +29,7 @@ use super::work::{Context, Finished};
 use super::{exit_reason, pausing};
 use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
 use crate::generation;
-use crate::journal::{Base, Kept, Sources};
+use crate::journal::{Base, Entry, Kept, Sources};
 use crate::objects::{self, DISK, MEMORY, SOURCES, STATE};
 use crate::{Step, admission};
 
@@ -49,7 +49,7 @@ pub(super) struct CopyOutcome {
 /// Of a running sandbox, which runs on.
 pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: MakeTemplate) -> Finished {
     let result = once(&context, &order, async |object, path| {
-        let (sources, taken, stood_still) = take(&context, &mut alive, path).await?;
+        let (sources, taken, stood_still) = take(&context, &mut alive, &object, path).await?;
         let ready = context.shared.ready().await?;
         let parts = Raw {
             platform: context.platform(&ready, &sources),
@@ -146,13 +146,20 @@ async fn once(
 }
 
 /// Freezes, takes the snapshot and copies the disk while the VM stands still; answers for how many microseconds it did.
-async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sources, Snapshot, u64), HostError> {
+async fn take(
+    context: &Context,
+    alive: &mut Alive,
+    object: &ObjectId,
+    path: &Path,
+) -> Result<(Sources, Snapshot, u64), HostError> {
     if !context.spec.own.is_empty() {
         // Its kernel or image goes with it, and would be missing under every copy.
         let state = "started from files of its owner's, and a snapshot would outlive them".into();
         return Err(HostError::WrongState { state });
     }
     let sources = pausing::sources(context).await?;
+    // Whoever takes the sandbox over from an Atoll that dies from here on must let it go on.
+    context.journal(Entry::Copying { object: object.clone() }).await?;
     let vm = alive.vm();
     let agent = vmm::agent(&vm.sockets, context.token());
     let timeout_ms = u64::try_from(FREEZE.as_millis()).unwrap_or(u64::MAX);
@@ -186,6 +193,7 @@ async fn take(context: &Context, alive: &mut Alive, path: &Path) -> Result<(Sour
         }
     };
     Step::Snapshot.after();
+    context.journal(Entry::Repaired { protocol: None }).await?;
     let none = || HostError::Failed("the keeper did not say that it had read the memory".into());
     let stood_still = stood_still.ok_or_else(none)?;
     Ok((sources, taken, u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX)))

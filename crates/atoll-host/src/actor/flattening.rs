@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use atoll_domain::host::HostError;
+use atoll_domain::SandboxId;
+use atoll_domain::host::{HostError, SandboxSpec};
 use atoll_domain::snapshot::{Digest as DomainDigest, wants_flattening};
-use atoll_domain::{SandboxId, Shape};
 use atoll_keeper::KeeperError;
+use atoll_keeper::client::DIFF_FILE;
 use atoll_keeper::memory::Digest;
 use atoll_keeper::memory::flatten::flatten_while;
 use tokio::task::JoinHandle;
@@ -41,14 +42,15 @@ impl Flattening {
     }
 
     /// Begins if it is worth it.
-    pub(super) fn begin(shared: &Arc<Shared>, dir: &Path, shape: Shape, kept: &Kept) -> Self {
-        let memory = u64::from(shape.memory_mb) << 20;
+    pub(super) fn begin(shared: &Arc<Shared>, dir: &Path, spec: &SandboxSpec, kept: &Kept) -> Self {
+        let memory = u64::from(spec.shape.memory_mb) << 20;
         let is_empty = kept.sources.base == Base::Empty;
         let wanted = kept.diff && wants_flattening(is_empty, kept.paused.bytes, memory);
         let Some(generation) = kept.paused.generation.clone().filter(|_| wanted) else { return Self::none() };
         let called_off = Arc::new(AtomicBool::new(false));
         let job = Job {
             shared: Arc::clone(shared),
+            id: spec.id.clone(),
             dir: dir.to_owned(),
             memory,
             generation,
@@ -98,6 +100,7 @@ fn outcome_of(outcome: Result<Flat, tokio::task::JoinError>) -> Option<Base> {
 
 struct Job {
     shared: Arc<Shared>,
+    id: SandboxId,
     dir: PathBuf,
     memory: u64,
     generation: String,
@@ -122,17 +125,10 @@ impl Job {
             File::open(&self.dir)?.sync_all()?;
             Journal::open(&self.dir)?.write(&Entry::Flattened { base: base.clone() })?;
             // What is not needed any more. A crash before this leaves it to the next tidying.
-            generation::tidy(&self.dir, Some(&self.generation), Some(&base))?;
-            std::fs::remove_file(generation::path(&self.dir, &self.generation).join("diff"))
+            generation::tidy(&self.dir, Some((&self.generation, false)), Some(&base))
         };
         commit().map_err(|e| failed(&e))?;
-        if matches!(self.base, Base::Object { .. }) {
-            let id =
-                self.dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<SandboxId>().ok());
-            if let Some(id) = id {
-                self.shared.objects.release(&crate::shared::rests(&id)).map_err(|e| failed(&e))?;
-            }
-        }
+        super::rest_on(&self.shared, &self.id, Some(&base))?;
         Ok(Some(base))
     }
 
@@ -141,7 +137,7 @@ impl Job {
         let manifest = generation::manifest(&self.dir, &self.generation, &self.shared.signer)?;
         let none = || HostError::Damaged("the manifest names no memory".into());
         let expected = Digest(manifest.parts.memory_diff.ok_or_else(none)?.digest.0);
-        let diff = File::open(generation::path(&self.dir, &self.generation).join("diff"))?;
+        let diff = File::open(generation::path(&self.dir, &self.generation).join(DIFF_FILE))?;
         let out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let go_on = || !self.called_off.load(Ordering::SeqCst);
         let digest = flatten_while(&base, Some((&diff, expected)), self.memory, &out, &go_on)?;

@@ -198,7 +198,7 @@ impl Actor {
             facts.paused = kept;
         });
         if let Some(kept) = &self.kept {
-            self.flattening = super::Flattening::begin(&self.shared, &self.dir, self.spec.shape, kept);
+            self.flattening = super::Flattening::begin(&self.shared, &self.dir, &self.spec, kept);
         }
     }
 

@@ -47,7 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Sockets;
-use crate::journal::Kept;
+use crate::journal::{Base, Kept};
 use crate::shared::Shared;
 use flattening::Flattening;
 use limits::Limits;
@@ -438,6 +438,16 @@ impl Actor {
                 if self.cancel.is_cancelled() { called_off } else { self.failure.clone().unwrap_or(called_off) };
             self.shared.remember(self.id(), &self.call, error.clone());
             self.waiting.created(Err(error));
+        }
+    }
+}
+
+/// A sandbox whose memory is not mapped from an object rests on none; blocks.
+fn rest_on(shared: &Shared, id: &SandboxId, base: Option<&Base>) -> Result<(), HostError> {
+    match base {
+        Some(Base::Object { .. }) => Ok(()),
+        Some(Base::Own { .. } | Base::Empty) | None => {
+            shared.objects.release(&crate::shared::rests(id)).map_err(|e| crate::error::failed(&e))
         }
     }
 }

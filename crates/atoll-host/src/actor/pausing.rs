@@ -264,11 +264,12 @@ pub(super) async fn settle(context: Context, alive: Option<Box<Alive>>, kept: Ke
         super::release::end_keeper(*alive).await;
     }
     let (shared, spec, dir) = (context.shared.clone(), context.spec.clone(), context.dir.clone());
-    let (id, base) = (kept.paused.generation.clone(), kept.sources.base.clone());
+    let (id, base, diff) = (kept.paused.generation.clone(), kept.sources.base.clone(), kept.diff);
     let given_back = tokio::task::spawn_blocking(move || {
-        super::release::remove_vm(&shared, &spec)?;
+        super::release::give_vm_back(&shared, &spec)?;
         let base = id.as_ref().map(|_| &base);
-        generation::tidy(&dir, id.as_deref(), base).map_err(|e| failed(&e))
+        generation::tidy(&dir, id.as_deref().map(|id| (id, diff)), base).map_err(|e| failed(&e))?;
+        super::rest_on(&shared, &spec.id, base)
     });
     // What could not be given back now is in the way of nothing but itself: the resume, or the release, tries again.
     match given_back.await {

@@ -101,6 +101,19 @@ pub(super) fn remove_vm(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostE
     Ok(())
 }
 
+/// The same of a sandbox that stays without a VM; its number, which named all of that, is given back, too.
+pub(super) fn give_vm_back(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
+    remove_vm(shared, spec)?;
+    release_slot(shared, &spec.id)
+}
+
+fn release_slot(shared: &Shared, id: &SandboxId) -> Result<(), HostError> {
+    Step::SlotRelease.before();
+    shared.slots.release(&shared.net.instance, id).map_err(from_net)?;
+    Step::SlotRelease.after();
+    Ok(())
+}
+
 /// Removes everything that bears the sandbox's name; blocks.
 pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostError> {
     remove_vm(shared, spec)?;
@@ -110,10 +123,7 @@ pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostErro
     Step::RemoveDirectory.before();
     remove_directory(&dir).map_err(|e| failed(&e))?;
     Step::RemoveDirectory.after();
-    Step::SlotRelease.before();
-    shared.slots.release(&shared.net.instance, id).map_err(from_net)?;
-    Step::SlotRelease.after();
-    Ok(())
+    release_slot(shared, id)
 }
 
 /// Removes a sandbox's directory, the journal last: as long as anything is there, so is what says what it was.

@@ -60,7 +60,7 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
         tracing::warn!(sandbox.id = %context.spec.id, error = %failure.error, "a sandbox could not be resumed");
         vmm::give_up(process).await;
         let (shared, spec) = (context.shared.clone(), context.spec.clone());
-        let removed = tokio::task::spawn_blocking(move || super::release::remove_vm(&shared, &spec)).await;
+        let removed = tokio::task::spawn_blocking(move || super::release::give_vm_back(&shared, &spec)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
         }
@@ -231,9 +231,13 @@ pub(super) fn corrupt(error: ClientError) -> HostError {
 
 /// What was kept is not the sandbox any more; its base is, where the VM is mapped from it.
 async fn tidy(context: &Context, kept: &Kept, restored: bool) {
-    let dir = context.dir.clone();
+    let (shared, id, dir) = (context.shared.clone(), context.spec.id.clone(), context.dir.clone());
     let base = if restored { kept.sources.base.clone() } else { Base::Empty };
-    let removed = tokio::task::spawn_blocking(move || generation::tidy(&dir, None, Some(&base))).await;
+    let removed = tokio::task::spawn_blocking(move || {
+        generation::tidy(&dir, None, Some(&base)).map_err(|e| failed(&e))?;
+        super::rest_on(&shared, &id, Some(&base))
+    });
+    let removed = removed.await;
     if !matches!(removed, Ok(Ok(()))) {
         tracing::warn!(sandbox.id = %context.spec.id, "what was kept could not be removed; the next pause does");
     }

@@ -1,9 +1,10 @@
-//! The table: who dies at which side of which step.
+//! The table: who dies at which side of which step, and in which act.
 //!
-//! How it works: made from the steps that the crates list; what must happen before a step can be passed stands in [`Case::prelude`].
-//! A new step appears here by itself.
+//! How it works: made from the steps that the crates list. Each step has the act in which it is passed first ([`act`]); what several acts
+//! do differently has cases in each of them ([`ALSO`]). What must have happened before stands in [`Case::prelude`]. A new step
+//! appears here by itself.
 //!
-//! Deliberately absent: steps, but for those that wait for a life ([`NOT_LED`]).
+//! Deliberately absent: what an act does ([`super::acts`]).
 
 use std::fmt;
 
@@ -18,6 +19,39 @@ pub(crate) enum Victim {
     Vmm,
 }
 
+/// What is led, so that a step is passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Act {
+    /// Nothing: a start passes it.
+    Start,
+    /// Make a sandbox, work in it, end it.
+    Make,
+    /// One whose VMM is killed.
+    OwnEnd,
+    /// One that cannot be made.
+    Fail,
+    /// The resident is used.
+    Use,
+    /// The resident gets other limits.
+    Limits,
+    /// Make one, work in it, pause it.
+    Pause,
+    /// The same of one that booted, until its memory is flat.
+    Flatten,
+    /// Its time is over, so that its host pauses it.
+    Expire,
+    /// The paused one goes on.
+    Resume,
+    /// It boots from its disk, and its memory is given up.
+    ResumeDisk,
+    /// It is ended.
+    EndPaused,
+    /// A template of one that runs, a sandbox from it, its end.
+    Template,
+    /// A template of the paused one.
+    TemplateOfPaused,
+}
+
 /// One case.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
@@ -27,6 +61,8 @@ pub(crate) struct Case {
     pub(crate) edge: &'static str,
     /// Who dies.
     pub(crate) victim: Victim,
+    /// Doing what.
+    pub(crate) act: Act,
 }
 
 /// What a start needs to have found for a step to be passed.
@@ -36,11 +72,88 @@ pub(crate) enum Prelude {
     Nothing,
     /// A data directory that was never used.
     Fresh,
-    /// An Atoll that died there while it made a sandbox.
-    DiedCreating(&'static str),
-    /// An Atoll that died there while it ended one.
-    DiedDestroying(&'static str),
+    /// An Atoll that led this to its end.
+    Led(Act),
+    /// One that died at this place while it led this, after what that needs.
+    Died(&'static str, Act),
 }
+
+/// The act in which a step is passed first; a new step is looked for in the life of a sandbox that is neither paused nor copied.
+fn act(step: &str) -> Act {
+    match step {
+        "tx.first-start"
+        | "tx.reconcile-running"
+        | "tx.reconcile-over"
+        | "tx.reconcile-paused"
+        | "tx.reconcile-resumed"
+        | "tx.operation-resumed"
+        | "host.adopt" => Act::Start,
+        "tx.host-event" | "journal.told" | "host.event" | "host.acknowledge" => Act::OwnEnd,
+        "tx.create-failed" => Act::Fail,
+        "tx.uses" => Act::Use,
+        "tx.lifetime-intent" | "tx.lifetime-done" | "journal.lifetime" => Act::Limits,
+        "tx.pause-intent" | "tx.pause-done" | "journal.pausing" | "journal.paused" | "host.freeze"
+        | "host.snapshot" | "host.manifest" => Act::Pause,
+        "tx.resume-intent" | "tx.resume-done" | "journal.resuming" | "host.tidy" => Act::Resume,
+        "journal.flattened" => Act::Flatten,
+        "journal.memory-lost" => Act::ResumeDisk,
+        "tx.snapshot-intent"
+        | "tx.snapshot-done"
+        | "tx.template-removed"
+        | "tx.template-gone"
+        | "journal.copying"
+        | "object.make"
+        | "object.remove" => Act::Template,
+        _ => Act::Make,
+    }
+}
+
+/// Steps that another act passes, too, with something else at stake.
+const ALSO: &[(Act, &[&str])] = &[
+    (Act::Pause, &["host.end-keeper", "host.remove-groups", "host.remove-network", "host.slot-release"]),
+    (
+        Act::Resume,
+        &[
+            "host.slot-claim",
+            "journal.boot",
+            "host.spec",
+            "host.spawn",
+            "host.claim",
+            "host.secrets",
+            "journal.running",
+            "host.continue",
+            "host.init",
+            "journal.repaired",
+        ],
+    ),
+    (
+        Act::ResumeDisk,
+        &["host.spawn", "journal.running", "host.init", "journal.repaired", "host.tidy", "object.release"],
+    ),
+    (Act::Template, &["host.snapshot", "host.manifest", "object.release"]),
+    (Act::TemplateOfPaused, &["object.make", "host.manifest", "tx.snapshot-done"]),
+    (Act::EndPaused, &["tx.destroy-intent", "journal.tombstone", "host.remove-directory", "tx.destroy-done"]),
+    (Act::Expire, &["tx.host-event", "journal.told", "journal.paused", "host.event"]),
+];
+
+/// Steps on the way of a sandbox that boots; behind them it boots, before them it is restored from a golden.
+const BOOTING: &[&str] = &[
+    "journal.create",
+    "host.slot-claim",
+    "host.make",
+    "journal.boot",
+    "host.spec",
+    "host.spawn",
+    "host.claim",
+    "host.secrets",
+    "journal.running",
+    "host.init",
+    "journal.repaired",
+];
+
+/// Steps of a resume from which on the guest may have run.
+const HAS_RUN: &[&str] =
+    &["journal.running", "host.continue", "host.init", "journal.repaired", "host.tidy", "tx.resume-done"];
 
 impl Case {
     /// The failpoint's name.
@@ -53,14 +166,55 @@ impl Case {
         self.to_string()
     }
 
+    /// Whether the sandbox that it makes boots.
+    pub(crate) fn boots_cold(&self) -> bool {
+        let behind = self.act == Act::Make && self.edge == "after" && BOOTING.contains(&self.step);
+        behind || self.act == Act::Flatten
+    }
+
     /// What must have happened before.
     pub(crate) fn prelude(&self) -> Prelude {
         match self.step {
             "tx.first-start" => Prelude::Fresh,
-            "tx.reconcile-running" => Prelude::DiedCreating("tx.create-done.before"),
-            "tx.reconcile-over" => Prelude::DiedCreating("tx.create-intent.after"),
-            "tx.operation-resumed" => Prelude::DiedDestroying("tx.destroy-intent.after"),
+            "tx.reconcile-running" => Prelude::Died("tx.create-done.before", Act::Make),
+            "tx.reconcile-over" => Prelude::Died("tx.create-intent.after", Act::Make),
+            "tx.reconcile-paused" => Prelude::Died("tx.pause-done.before", Act::Pause),
+            "tx.reconcile-resumed" => Prelude::Died("tx.resume-done.before", Act::Resume),
+            "tx.operation-resumed" => Prelude::Died("tx.destroy-intent.after", Act::Make),
+            _ if self.act.needs_paused() => Prelude::Led(Act::Pause),
             _ => Prelude::Nothing,
+        }
+    }
+
+    /// Whether the memory of what is kept may be given up in it without being asked for: the VM that was made of it dies when its guest
+    /// may have run already.
+    pub(crate) fn may_lose_memory(&self) -> bool {
+        self.act == Act::Resume && self.victim != Victim::Atoll && HAS_RUN.contains(&self.step)
+    }
+}
+
+impl Act {
+    /// Whether it begins with a paused sandbox.
+    pub(crate) fn needs_paused(self) -> bool {
+        matches!(self, Self::Resume | Self::ResumeDisk | Self::EndPaused | Self::TemplateOfPaused)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Make => "make",
+            Self::OwnEnd => "own-end",
+            Self::Fail => "fail",
+            Self::Use => "use",
+            Self::Limits => "limits",
+            Self::Pause => "pause",
+            Self::Flatten => "flatten",
+            Self::Expire => "expire",
+            Self::Resume => "resume",
+            Self::ResumeDisk => "resume-disk",
+            Self::EndPaused => "end-paused",
+            Self::Template => "template",
+            Self::TemplateOfPaused => "template-of-paused",
         }
     }
 }
@@ -72,52 +226,22 @@ impl fmt::Display for Case {
             Victim::Keeper => "keeper",
             Victim::Vmm => "vmm",
         };
-        write!(f, "{}/{victim}", self.place())
+        write!(f, "{}/{}/{victim}", self.place(), self.act.name())
     }
 }
-
-/// Steps that no life passes yet: those of pausing, resuming and templates, whose lives come with their own tests. What stands neither
-/// here nor in a life fails `every_step_there_is_is_passed_by_a_life`.
-const NOT_LED: &[&str] = &[
-    "tx.pause-intent",
-    "tx.pause-done",
-    "tx.resume-intent",
-    "tx.resume-done",
-    "tx.lifetime-intent",
-    "tx.lifetime-done",
-    "tx.snapshot-intent",
-    "tx.snapshot-done",
-    "tx.template-removed",
-    "tx.template-gone",
-    "tx.reconcile-paused",
-    "tx.reconcile-resumed",
-    "journal.pausing",
-    "journal.paused",
-    "journal.flattened",
-    "journal.resuming",
-    "journal.memory-lost",
-    "journal.repaired",
-    "journal.lifetime",
-    "host.freeze",
-    "host.snapshot",
-    "host.manifest",
-    "host.continue",
-    "host.tidy",
-    "object.make",
-    "object.hold",
-    "object.release",
-    "object.remove",
-];
 
 /// All of them.
 pub(crate) fn cases() -> Vec<Case> {
     let store = atoll_store::Step::ALL.iter().map(|step| step.name());
     let control = atoll_control::Step::ALL.iter().map(|step| step.name());
     let host = atoll_host::Step::ALL.iter().map(|step| step.name());
+    let first = store.chain(control).chain(host).map(|step| (step, act(step)));
+    let also = ALSO.iter().flat_map(|(act, steps)| steps.iter().map(|step| (*step, *act)));
+    let passed: Vec<(&'static str, Act)> = first.chain(also).collect();
     let mut out = Vec::new();
     for victim in [Victim::Atoll, Victim::Keeper, Victim::Vmm] {
-        for step in store.clone().chain(control.clone()).chain(host.clone()).filter(|step| !NOT_LED.contains(step)) {
-            out.extend(["before", "after"].map(|edge| Case { step, edge, victim }));
+        for (step, act) in &passed {
+            out.extend(["before", "after"].map(|edge| Case { step, edge, victim, act: *act }));
         }
     }
     out

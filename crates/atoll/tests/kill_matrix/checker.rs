@@ -1,9 +1,10 @@
 //! Whether everything that tells of sandboxes tells the same.
 //!
 //! How it works: what the database says runs is what must be there, each thing once: directory, journal without tombstone, keeper,
-//! VMM, namespace, interface, control groups, slot; and nothing else that bears the instance's name. No call is open, no row
-//! pending, each sandbox that is over has one row in the audit log that says so. `remains` of the host agent reads the machine
-//! by itself, not by what Atoll believes.
+//! VMM, namespace, interface, control groups, slot; of what is paused the directory and what is kept ([`super::kept`]) and nothing
+//! else; and nothing else that bears the instance's name. Objects are those of goldens, templates and sandboxes ([`super::objects`]).
+//! No call is open, no row pending, each end, pause and resume has one row in the audit log. `remains` of the host agent reads
+//! the machine by itself, not by what Atoll believes.
 //!
 //! Deliberately absent: waiting. The caller asks again until it agrees or time is up.
 
@@ -12,14 +13,16 @@ use std::fs;
 use std::path::Path;
 
 use atoll_client::Client;
-use atoll_domain::InstanceId;
-use atoll_store::Store;
+use atoll_domain::record::Sandbox;
+use atoll_domain::{InstanceId, SandboxStatus, TeamId};
+use atoll_store::{Store, StoredAudit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::case::Victim;
+use super::{kept, objects};
 
-type Ids = BTreeSet<String>;
+pub(crate) type Ids = BTreeSet<String>;
 
 /// The sandboxes that have a directory.
 pub(crate) fn sandboxes(data: &Path) -> Ids {
@@ -79,36 +82,85 @@ pub(crate) async fn compare(data: &Path, client: &Client) -> Result<(), String> 
 }
 
 async fn against(store: &Store, data: &Path, client: &Client) -> Result<(), String> {
-    let fault = |e: atoll_store::StoreError| e.to_string();
     let (team, host) = store.first_team_and_host().await.map_err(fault)?.ok_or("no first start")?;
     let open = store.open_operations().await.map_err(fault)?;
-    same("open calls", &open.iter().map(|o| o.id.to_string()).collect(), &Ids::new())?;
+    same("open calls", &open.iter().map(|o| format!("{:?} of {}", o.kind, o.sandbox)).collect(), &Ids::new())?;
     let rows = store.sandboxes_on(&host).await.map_err(fault)?;
-    let unsettled = rows.iter().filter(|row| row.status.as_str() != "running");
+    let settled = [SandboxStatus::Running, SandboxStatus::Paused];
+    let unsettled = rows.iter().filter(|row| !settled.contains(&row.status));
     same("unsettled rows", &unsettled.map(|row| format!("{} {}", row.id, row.status)).collect(), &Ids::new())?;
-    let running: Ids = rows.iter().map(|row| row.id.to_string()).collect();
     let shown = client.sandboxes().await.map_err(|e| e.to_string())?;
-    same("what the API lists", &shown.iter().map(|s| s.id.clone()).collect(), &running)?;
-    same("directories", &sandboxes(data), &running)?;
-    for id in &running {
-        let journal = fs::read_to_string(data.join("sandboxes").join(id).join("journal")).map_err(|e| e.to_string())?;
-        if journal.contains("\"step\":\"tombstone\"") {
-            return Err(format!("{id} runs and has a tombstone"));
-        }
+    let said = shown.iter().map(|s| format!("{} {}", s.id, s.status)).collect();
+    same("what the API lists", &said, &rows.iter().map(|row| format!("{} {}", row.id, row.status)).collect())?;
+    let known: Ids = rows.iter().map(|row| row.id.to_string()).collect();
+    same("directories", &sandboxes(data), &known)?;
+    let mut rest = BTreeMap::new();
+    for row in &rows {
+        let said = kept::compare(&data.join("sandboxes").join(row.id.as_str()), row)?;
+        rest.extend(kept::object(&said).map(|object| (row.id.to_string(), object)));
     }
+    let running: Ids =
+        rows.iter().filter(|row| row.status == SandboxStatus::Running).map(|row| row.id.to_string()).collect();
     machine(data, &running, &shown)?;
-    // One row of the log says how each ended.
-    let mut ends: BTreeMap<String, usize> = BTreeMap::new();
-    for row in store.audit(&team, 10_000).await.map_err(fault)? {
-        let ended = matches!(row.action.as_str(), "destroy" | "ended" | "create_failed");
-        if let (true, Some(id)) = (ended, row.resource_id) {
-            *ends.entry(id).or_default() += 1;
+    templates(store, &team, data, client, &rest).await?;
+    audit(&store.audit(&team, 10_000).await.map_err(fault)?, &rows)
+}
+
+/// What the database lists, what the API lists, and the files.
+async fn templates(
+    store: &Store,
+    team: &TeamId,
+    data: &Path,
+    client: &Client,
+    rest: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    let out = store.templates_on_the_way_out().await.map_err(fault)?;
+    same("templates on the way out", &out.into_iter().map(|template| template.name).collect(), &Ids::new())?;
+    let rows = store.templates(team, None).await.map_err(fault)?;
+    let shown = client.snapshots(Some("snapshot")).await.map_err(|e| e.to_string())?;
+    let listed = shown.into_iter().map(|template| template.name).collect();
+    same("templates of the API", &listed, &rows.iter().map(|template| template.name.clone()).collect())?;
+    objects::compare(data, &rows.into_iter().map(|template| template.id).collect(), rest)
+}
+
+/// What the audit log says of a sandbox.
+#[derive(Debug, Default)]
+struct Told {
+    created: u64,
+    ended: u64,
+    paused: u64,
+    resumed: u64,
+}
+
+/// One row of the log says how each ended; each life has a pause if there is a later one, and each later life a resume.
+fn audit(log: &[StoredAudit], rows: &[Sandbox]) -> Result<(), String> {
+    let mut told: BTreeMap<&str, Told> = BTreeMap::new();
+    for row in log.iter().filter(|row| row.resource_type == "sandbox") {
+        let of = told.entry(row.resource_id.as_deref().unwrap_or_default()).or_default();
+        match row.action.as_str() {
+            "create" => of.created += 1,
+            "destroy" | "ended" | "create_failed" => of.ended += 1,
+            "pause" => of.paused += 1,
+            "resume" => of.resumed += 1,
+            _ => {}
         }
     }
-    match ends.iter().find(|(id, count)| **count > 1 || running.contains(*id)) {
-        Some((id, count)) => Err(format!("{id} ended {count} times by the audit log")),
+    for row in rows {
+        let told = told.remove(row.id.as_str()).unwrap_or_default();
+        let resumed = row.incarnation.0 - 1;
+        let paused = resumed + u64::from(row.status == SandboxStatus::Paused);
+        if (told.created, told.ended, told.paused, told.resumed) != (1, 0, paused, resumed) {
+            return Err(format!("{} is {} in its life {}; by the log: {told:?}", row.id, row.status, row.incarnation));
+        }
+    }
+    match told.iter().find(|(_, told)| (told.created, told.ended) != (1, 1)) {
+        Some((id, told)) => Err(format!("{id} is over; by the log: {told:?}")),
         None => Ok(()),
     }
+}
+
+fn fault(error: atoll_store::StoreError) -> String {
+    error.to_string()
 }
 
 /// What is on the machine.
@@ -157,7 +209,8 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     if tables == 1 { Ok(()) } else { Err(format!("{tables} tables of the instance")) }
 }
 
-fn same(what: &str, found: &Ids, expected: &Ids) -> Result<(), String> {
+/// Two sets are the same, or the error says what is too many and what is missing.
+pub(crate) fn same(what: &str, found: &Ids, expected: &Ids) -> Result<(), String> {
     if found == expected {
         return Ok(());
     }

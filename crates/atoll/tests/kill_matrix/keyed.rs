@@ -13,14 +13,23 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::world::{LIMIT, until};
+use super::world::{LIMIT, MEMORY_MB, until};
 
 /// How long a request of a dead Atoll may be refused as being under way.
 const SETTLED: Duration = Duration::from_secs(40);
 
+/// A sandbox that is asked for under a key.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) key: String,
+    /// Whether it boots.
+    pub(crate) cold: bool,
+}
+
 /// Makes a sandbox under a key.
-pub(crate) async fn create(data: &Path, key: &str) -> Result<String, String> {
-    let answer = post(data, "/v1/sandboxes", key, &json!({})).await?;
+pub(crate) async fn create(data: &Path, wanted: &Wanted) -> Result<String, String> {
+    let body = json!({"memory_mb": MEMORY_MB, "boot": if wanted.cold { "cold" } else { "auto" }});
+    let answer = post(data, "/v1/sandboxes", &wanted.key, &body).await?;
     answer["id"].as_str().map(str::to_owned).ok_or_else(|| format!("no id in {answer}"))
 }
 
@@ -32,9 +41,9 @@ pub(crate) async fn start(data: &Path, id: &str, key: &str) -> Result<u64, Strin
 }
 
 /// A create that may have been cut off makes one sandbox, however often it is sent again.
-pub(crate) async fn create_settles(data: &Path, key: &str) -> Result<String, String> {
-    let id = until("a create that is sent again", SETTLED, async || create(data, key).await).await?;
-    let again = create(data, key).await?;
+pub(crate) async fn create_settles(data: &Path, wanted: &Wanted) -> Result<String, String> {
+    let id = until("a create that is sent again", SETTLED, async || create(data, wanted).await).await?;
+    let again = create(data, wanted).await?;
     if again == id { Ok(id) } else { Err(format!("one key made {id} and {again}")) }
 }
 

@@ -1,7 +1,8 @@
 //! A data directory, the Atoll that runs on it, and the sandbox that lives beside every case.
 //!
-//! How it works: Atoll is started as its users start it, asked over the data directory's socket, and ended by SIGKILL. The resident
-//! sandbox runs a process that counts; after every case the same process must still be counting.
+//! How it works: Atoll is started as its users start it, asked over the data directory's socket, and ended by SIGKILL. It keeps a golden,
+//! so that a create is a restore. The resident sandbox, which booted, runs a process that counts; after every case the same process
+//! must still be counting.
 //!
 //! Deliberately absent: judging ([`super::checker`]).
 
@@ -14,8 +15,14 @@ use atoll_api::{CreateSandboxRequest, ExecRequest, ExecResponse};
 use atoll_client::{Client, ClientError, Endpoint};
 use tempfile::TempDir;
 
+use super::{checker, objects};
+
 /// How long anything may take on a machine under load.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+/// Memory of every sandbox.
+pub(crate) const MEMORY_MB: u32 = 128;
+/// The golden that they are restored from.
+const GOLDEN: &str = "1x128";
 
 /// A running Atoll.
 #[derive(Debug)]
@@ -30,6 +37,7 @@ pub(crate) struct Atoll {
 pub(crate) struct World {
     dir: TempDir,
     data: PathBuf,
+    goldens: &'static str,
     pub(crate) resident: Option<String>,
     pub(crate) atoll: Option<Atoll>,
 }
@@ -59,25 +67,33 @@ pub(crate) async fn until<T>(
 }
 
 impl World {
-    /// One with a resident.
+    /// One with a golden and a resident.
     pub(crate) async fn new() -> Self {
         let mut world = Self::empty();
-        world.start(&[]).expect("Atoll starts");
-        world.ensure_resident().await.expect("a resident");
+        world.goldens = GOLDEN;
+        world.furnish().await.expect("a golden and a resident");
         world.kill();
         world
     }
 
-    /// One that was never used.
+    /// One that was never used, and keeps no golden.
     pub(crate) fn empty() -> Self {
-        Self::below("data")
+        let dir = tempfile::Builder::new().prefix("atoll-kill-").tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        Self { dir, data, goldens: "none", resident: None, atoll: None }
     }
 
-    /// The same, its data directory named by a path below one of its own.
-    pub(crate) fn below(path: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("atoll-kill-").tempdir().expect("a directory");
-        let data = dir.path().join(path);
-        Self { dir, data, resident: None, atoll: None }
+    async fn furnish(&mut self) -> Result<(), String> {
+        self.start(&[])?;
+        let (nothing, data) = (self.file("never"), self.data());
+        if !self.is_up(&nothing).await? {
+            return Err("Atoll died".into());
+        }
+        let golden = async || if objects::has_golden(&data)? { Ok(()) } else { Err("there is none".to_owned()) };
+        until("a golden", LIMIT, golden).await?;
+        self.ensure_resident().await?;
+        let client = self.client();
+        until("it does not settle", LIMIT, async || checker::compare(&data, &client).await).await
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -98,7 +114,7 @@ impl World {
                 command.env_remove(name);
             }
         }
-        command.args(["up", "--golden-shapes", "none", "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
+        command.args(["up", "--golden-shapes", self.goldens, "--listen", "127.0.0.1:0", "--data"]).arg(self.data());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).envs(variables.iter().copied());
         let child = command.spawn().map_err(|e| e.to_string())?;
         self.atoll = Some(Atoll { child, client: None });
@@ -125,7 +141,7 @@ impl World {
             if Instant::now() > deadline {
                 return Err("Atoll did not come up".into());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -160,7 +176,11 @@ impl World {
             if !self.is_up(&nothing).await? {
                 return Err("Atoll died".into());
             }
-            let made = self.client().create(&request()).await.map_err(|e| e.to_string())?;
+            let made = self
+                .client()
+                .create(&CreateSandboxRequest { boot: Some("cold".into()), ..request() })
+                .await
+                .map_err(|e| e.to_string())?;
             let count = "n=0; while :; do n=$((n+1)); echo $n > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.2; done";
             shell(&self.client(), &made.id, &format!("({count}) >/dev/null 2>&1 & echo $! > /tmp/pid")).await?;
             self.resident = Some(made.id);
@@ -184,6 +204,7 @@ impl World {
     /// Ends all sandboxes and this Atoll, in order, as far as that can be done.
     pub(crate) fn end(&mut self) {
         self.kill();
+        self.goldens = "none";
         if !self.data.join("instance.json").exists() || self.start(&[("ATOLL_ON_EXIT", "destroy")]).is_err() {
             return;
         }
@@ -213,7 +234,7 @@ impl Drop for World {
 
 /// A sandbox as most are.
 pub(crate) fn request() -> CreateSandboxRequest {
-    CreateSandboxRequest::default()
+    CreateSandboxRequest { memory_mb: Some(MEMORY_MB.into()), ..CreateSandboxRequest::default() }
 }
 
 /// Runs a shell command in a sandbox.
