@@ -18,6 +18,12 @@ mod case;
 #[expect(dead_code, reason = "the kill matrix uses the rest")]
 mod checker;
 mod disk;
+#[path = "../kill_matrix/kept.rs"]
+#[expect(dead_code, reason = "the kill matrix uses the rest")]
+mod kept;
+#[path = "../kill_matrix/objects.rs"]
+#[expect(dead_code, reason = "the kill matrix uses the rest")]
+mod objects;
 mod restart;
 mod silent;
 mod two;

@@ -78,8 +78,13 @@ impl World {
 
     /// One that was never used, and keeps no golden.
     pub(crate) fn empty() -> Self {
+        Self::below("data")
+    }
+
+    /// The same, its data directory named by a path below one of its own.
+    pub(crate) fn below(path: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-kill-").tempdir().expect("a directory");
-        let data = dir.path().join("data");
+        let data = dir.path().join(path);
         Self { dir, data, goldens: "none", resident: None, atoll: None }
     }
 
