@@ -14,6 +14,7 @@ mod life;
 mod problem;
 mod process;
 mod sandbox;
+mod scrub;
 mod snapshot;
 
 pub use exec::{Encoding, ExecRequest, ExecResponse};
@@ -29,6 +30,7 @@ pub use process::{BackgroundResponse, Process, ProcessList};
 pub use sandbox::{
     CreateSandboxRequest, HostFacts, ModeRequest, Network, Paused, Phase, Sandbox, SandboxStatus, UpdateSandboxRequest,
 };
+pub use scrub::{Damage, ScrubReport};
 pub use snapshot::{CreateSnapshotRequest, Snapshot};
 
 /// A JSON document's path of the API's version.

@@ -14,6 +14,7 @@ mod exec_stream;
 mod files;
 mod life;
 mod sandboxes;
+mod scrub;
 mod socket;
 mod terminal;
 

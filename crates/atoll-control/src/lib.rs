@@ -16,6 +16,7 @@ mod once;
 pub mod ports;
 mod random;
 pub mod sandboxes;
+pub mod scrub;
 mod seal;
 pub mod snapshots;
 mod step;

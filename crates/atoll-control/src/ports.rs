@@ -14,6 +14,7 @@ use atoll_domain::host::{
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
+use atoll_domain::scrub::Scrubbed;
 use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
@@ -89,6 +90,9 @@ pub trait HostDriver: Send + Sync + 'static {
 
     /// Everything that a running (or paused) sandbox used, at all resolutions, with what was incomplete closed. Sampling goes on.
     fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>>;
+
+    /// Reads everything again that the host keeps, for as long as that takes, and names what does not hold what it must. Changes nothing.
+    fn scrub(&self) -> BoxFuture<'_, Result<Scrubbed, HostError>>;
 
     /// What the host can take.
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>>;

@@ -78,17 +78,30 @@ pub fn copy_disk(from: &Path, to: &Path) -> Result<CopyMethod, DiskError> {
 /// # Errors
 /// What the file system says.
 pub fn disk_digest(path: &Path) -> Result<([u8; 32], u64), DiskError> {
-    let file = File::open(path).map_err(DiskError::file("read", path))?;
-    digest_blocks(&file).map_err(DiskError::file("read", path))
+    disk_digest_while(path, &|| true)
 }
 
-fn digest_blocks(file: &File) -> std::io::Result<([u8; 32], u64)> {
+/// The same, as long as `go_on` says so; it is asked between blocks.
+///
+/// # Errors
+/// As [`disk_digest`], and [`DiskError::Cancelled`].
+pub fn disk_digest_while(path: &Path, go_on: &dyn Fn() -> bool) -> Result<([u8; 32], u64), DiskError> {
+    let file = File::open(path).map_err(DiskError::file("read", path))?;
+    let digested = digest_blocks(&file, go_on).map_err(DiskError::file("read", path))?;
+    digested.ok_or(DiskError::Cancelled)
+}
+
+/// None when it was called off.
+fn digest_blocks(file: &File, go_on: &dyn Fn() -> bool) -> std::io::Result<Option<([u8; 32], u64)>> {
     use std::os::unix::fs::FileExt as _;
     const BLOCK: u64 = 64 * 1024;
     let length = file.metadata()?.len();
     let (mut hasher, mut block) = (blake3::Hasher::new(), vec![0; 64 * 1024]);
     let mut at = 0;
     while at < length {
+        if !go_on() {
+            return Ok(None);
+        }
         let data = match lseek(file, i64::try_from(at).unwrap_or(i64::MAX), Whence::SeekData) {
             Ok(offset) => offset.unsigned_abs() / BLOCK * BLOCK,
             Err(nix::errno::Errno::ENXIO) => break,
@@ -104,7 +117,7 @@ fn digest_blocks(file: &File) -> std::io::Result<([u8; 32], u64)> {
         at += BLOCK;
     }
     hasher.update(&length.to_le_bytes());
-    Ok((*hasher.finalize().as_bytes(), length))
+    Ok(Some((*hasher.finalize().as_bytes(), length)))
 }
 
 fn format_empty(path: &Path, size_mb: u32) -> Result<String, DiskError> {

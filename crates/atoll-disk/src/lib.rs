@@ -19,7 +19,10 @@ mod progress;
 
 pub use apt::{Source, machine_sources, parse_deb822, parse_one_line};
 pub use cache::{Cache, Manifest};
-pub use cow::{CopyMethod, allocated_bytes, copy_disk, copy_disk_lasting, create_cow, disk_digest, reflink_supported};
+pub use cow::{
+    CopyMethod, allocated_bytes, copy_disk, copy_disk_lasting, create_cow, disk_digest, disk_digest_while,
+    reflink_supported,
+};
 pub use error::DiskError;
 pub use image::{Image, TEMPLATES, ensure_template, resolve_template};
 pub use initramfs::{cpio, ensure_initramfs};

@@ -95,11 +95,14 @@ pub enum Action {
     UseHostPaths,
     /// Open a sandbox's agent to every program of the machine.
     OpenDebugPort,
+    /// Have a host read everything again that it keeps, of every team.
+    Scrub,
 }
 
 impl Action {
     /// Every action, for tests that walk the matrix.
-    pub const ALL: [Self; 4] = [Self::UseSandboxes, Self::SeeHostFacts, Self::UseHostPaths, Self::OpenDebugPort];
+    pub const ALL: [Self; 5] =
+        [Self::UseSandboxes, Self::SeeHostFacts, Self::UseHostPaths, Self::OpenDebugPort, Self::Scrub];
 }
 
 /// The matrix.
@@ -108,6 +111,9 @@ pub fn allows(principal: &Principal, action: Action) -> bool {
         (Principal::System | Principal::Local { .. }, _) => true,
         (Principal::User { .. } | Principal::ApiKey { .. }, Action::UseSandboxes) => true,
         (Principal::User { is_admin, .. }, _) => *is_admin,
-        (Principal::ApiKey { .. }, Action::SeeHostFacts | Action::UseHostPaths | Action::OpenDebugPort) => false,
+        (
+            Principal::ApiKey { .. },
+            Action::SeeHostFacts | Action::UseHostPaths | Action::OpenDebugPort | Action::Scrub,
+        ) => false,
     }
 }

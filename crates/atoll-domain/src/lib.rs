@@ -20,6 +20,7 @@ pub mod reconcile;
 pub mod record;
 pub mod recovery;
 pub mod sandbox;
+pub mod scrub;
 pub mod snapshot;
 pub mod ttl;
 pub mod validate;

@@ -195,6 +195,11 @@ impl Ledger {
         self.objects.iter().filter(|(_, object)| object.doomed).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Objects whose files stay.
+    pub fn there(&self) -> Vec<ObjectId> {
+        self.objects.iter().filter(|(_, object)| !object.doomed).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Whether an object's files are there and stay.
     pub fn has(&self, object: &ObjectId) -> bool {
         self.objects.get(object).is_some_and(|object| !object.doomed)

@@ -51,7 +51,7 @@ pub enum OnExit {
 #[derive(Clone)]
 pub struct HostAgent {
     pub(crate) shared: Arc<Shared>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     _lock: Arc<Lock>,
 }
 

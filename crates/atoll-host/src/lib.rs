@@ -30,6 +30,7 @@ mod objects;
 mod platform;
 mod ready;
 mod recovery;
+mod scrub;
 mod shared;
 mod signing;
 mod single_flight;

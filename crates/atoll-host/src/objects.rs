@@ -164,6 +164,17 @@ impl Objects {
         self.book().ledger.everybody().into_iter().collect()
     }
 
+    /// Objects whose files stay.
+    pub(crate) fn there(&self) -> Vec<ObjectId> {
+        self.book().ledger.there()
+    }
+
+    /// Who rests on an object; nobody, once it is to be removed.
+    pub(crate) fn holders_of(&self, id: &ObjectId) -> Vec<Holder> {
+        let book = self.book();
+        if book.ledger.has(id) { book.ledger.holders(id) } else { Vec::new() }
+    }
+
     /// The signed manifest of an object. Blocks for a small file.
     pub(crate) fn manifest(&self, id: &ObjectId) -> Result<Manifest, HostError> {
         let read = self.signer.read(&self.path(id).join(MANIFEST));

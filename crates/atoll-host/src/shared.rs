@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) closing: AtomicBool,
     /// Pauses and copies at once: each reads and writes a whole guest's changes.
     pub(crate) pauses: Semaphore,
+    /// Scrubs at once: one, as each reads everything.
+    pub(crate) scrubs: Semaphore,
     pub(crate) signer: Arc<Signer>,
     pub(crate) objects: Arc<Objects>,
     pub(crate) readiness: Readiness,
@@ -197,6 +199,7 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
         stopping: CancellationToken::new(),
         closing: AtomicBool::new(false),
         pauses: Semaphore::new(boots),
+        scrubs: Semaphore::new(1),
         signer,
         objects,
         readiness: Readiness::default(),

@@ -47,6 +47,16 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
+    /// The name of a template, of any team, by its id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn template_name(&self, id: &str) -> Result<Option<String>, StoreError> {
+        let row =
+            self.row("read a template's name", "SELECT name FROM templates WHERE id = $1", vec![id.into()]).await?;
+        row.map(|row| get(&row, "name")).transpose()
+    }
+
     /// A team's templates, the newest first; of one kind if it is named.
     ///
     /// # Errors

@@ -229,3 +229,20 @@ pub async fn metrics_of_a_paused_one_can_be_flushed(driver: &Driver) {
     assert_eq!(first, again, "nothing is sampled while no VM is there");
     end(driver, FIRST, id).await;
 }
+
+/// A scrub reads what is kept, finds nothing that is damaged, and leaves everything as it is.
+pub async fn a_scrub_reads_what_is_kept(driver: &Driver) {
+    let before = driver.scrub().await.expect("a scrub");
+    assert_eq!(before.damaged, []);
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "before the scrub").await;
+    let kept = driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    let after = driver.scrub().await.expect("another scrub");
+    assert_eq!(after.damaged, []);
+    assert!(after.files > before.files && after.bytes > before.bytes, "{before:?} {after:?}");
+    assert_eq!(driver.inspect(id.clone()).await.expect("it is there").paused, Some(kept));
+    driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets)).await.expect("a resume");
+    assert_eq!(read(&guest, "/root/kept").await, &b"before the scrub"[..]);
+    end(driver, SECOND, id).await;
+}

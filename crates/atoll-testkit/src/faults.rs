@@ -54,6 +54,8 @@ pub enum Method {
     Metrics,
     /// `flush_metrics`
     FlushMetrics,
+    /// `scrub`
+    Scrub,
     /// `capacity`
     Capacity,
 }

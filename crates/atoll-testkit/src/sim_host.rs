@@ -17,6 +17,7 @@ use atoll_domain::host::{
 };
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::record::Paused;
+use atoll_domain::scrub::{Damage, Scrubbed};
 use atoll_domain::ttl::Lifetime;
 use atoll_domain::{OperationId, SandboxId, Shape};
 use atoll_guest_client::{AGENT_PORT, GuestStream};
@@ -59,6 +60,8 @@ pub(crate) struct World {
     /// Creates whose sandbox is gone, for replays.
     over: HashMap<OperationId, HostError>,
     pub(crate) templates: BTreeMap<String, SimTemplate>,
+    /// What a scrub finds.
+    pub(crate) spoiled: Vec<Damage>,
     events: Vec<HostEvent>,
     last: u64,
     plan: Plan,
@@ -486,6 +489,10 @@ impl HostDriver for SimHost {
             Ok(sandbox.rings.all())
         };
         self.carry_out(Method::FlushMetrics, flush).boxed()
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<Scrubbed, HostError>> {
+        self.carry_out(Method::Scrub, |host| async move { Ok(host.scrub_now()) }).boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {

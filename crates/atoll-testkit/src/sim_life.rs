@@ -11,6 +11,7 @@ use atoll_domain::host::{
     TemplateFacts,
 };
 use atoll_domain::record::Paused;
+use atoll_domain::scrub::{Damage, DamageKind, Scrubbed};
 use atoll_domain::snapshot::MemoryReason;
 use atoll_domain::ttl::{Cause, Lifetime};
 use atoll_domain::{Incarnation, SandboxId};
@@ -284,6 +285,27 @@ impl SimHost {
 
     pub(crate) fn drop_template_now(&self, template: &str) {
         self.world().templates.remove(template);
+    }
+
+    /// Lets scrubs find something that is damaged, as long as it is there.
+    pub fn spoil(&self, kind: DamageKind, id: &str, reason: &str) {
+        self.world().spoiled.push(Damage { kind, id: id.into(), reason: reason.into() });
+    }
+
+    pub(crate) fn scrub_now(&self) -> Scrubbed {
+        let world = self.world();
+        let is_paused =
+            |id: &str| world.sandboxes.values().any(|s| s.facts.id.as_str() == id && s.facts.paused.is_some());
+        let there = |damage: &&Damage| match damage.kind {
+            DamageKind::Template => world.templates.contains_key(&damage.id),
+            DamageKind::Sandbox => is_paused(&damage.id),
+            DamageKind::Golden => true,
+        };
+        let paused = world.sandboxes.values().filter(|sandbox| sandbox.facts.paused.is_some()).count();
+        let files = (world.templates.len() + paused) as u64;
+        let mut damaged: Vec<Damage> = world.spoiled.iter().filter(there).cloned().collect();
+        damaged.sort();
+        Scrubbed { files, bytes: files * BYTES, damaged }
     }
 
     pub(crate) fn set_lifetime_now(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {

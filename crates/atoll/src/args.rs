@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Ps(IdArgs),
     /// Send a signal to a process in a sandbox
     Kill(KillArgs),
+    /// Read everything again that is kept, and name what is damaged
+    Scrub(LsArgs),
     /// Look at this machine: what helps or hinders, and what to do about it
     Doctor(DoctorArgs),
     /// Print a completion script

@@ -79,6 +79,7 @@ async fn command(global: &Global, command: Command, given: Given) -> Result<()> 
         Command::Events(args) => commands::events(&client()?, global, &args).await,
         Command::Ps(args) => commands::processes(&client()?, global, &args).await,
         Command::Kill(args) => commands::kill(&client()?, &args).await,
+        Command::Scrub(args) => commands::scrub(&client()?, global, &args).await,
         Command::Doctor(args) => commands::doctor(global, args, given).await,
         Command::Completion(args) => commands::completion(&args),
     }

@@ -15,5 +15,6 @@ mod life;
 mod pause;
 mod reconcile;
 mod resume;
+mod scrub;
 mod snapshots;
 mod uses;

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod access;
 mod actor;
 mod admission;
 mod golden;
@@ -13,6 +14,7 @@ mod ids;
 mod metrics;
 mod objects;
 mod reconcile;
+mod scrub;
 mod snapshot;
 mod ttl;
 mod validate;

@@ -62,10 +62,21 @@ impl<'de> Deserialize<'de> for Digest {
 /// # Errors
 /// When it cannot be read.
 pub fn digest_of(file: &File) -> Result<(Digest, u64), KeeperError> {
+    digest_of_while(file, &|| true)
+}
+
+/// The same, as long as `go_on` says so; it is asked between pieces.
+///
+/// # Errors
+/// As [`digest_of`], and [`KeeperError::CalledOff`].
+pub fn digest_of_while(file: &File, go_on: &dyn Fn() -> bool) -> Result<(Digest, u64), KeeperError> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; PIECE];
     let mut offset = 0;
     loop {
+        if !go_on() {
+            return Err(KeeperError::CalledOff);
+        }
         let read = match file.read_at(&mut buffer, offset) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             other => other.map_err(KeeperError::step("read a file for its digest"))?,

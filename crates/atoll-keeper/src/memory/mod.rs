@@ -22,7 +22,7 @@ pub mod flatten;
 pub mod inject;
 pub mod pagemap;
 
-pub use digest::{Digest, digest_of};
+pub use digest::{Digest, digest_of, digest_of_while};
 
 /// Bytes of a page. Files say it too, so that a machine with other pages refuses them.
 pub const PAGE: u64 = 4096;

@@ -39,3 +39,8 @@ async fn templates_are_made_copied_and_dropped() {
 async fn metrics_of_a_paused_one_can_be_flushed() {
     rules::metrics_of_a_paused_one_can_be_flushed(&driver()).await;
 }
+
+#[tokio::test]
+async fn a_scrub_reads_what_is_kept() {
+    rules::a_scrub_reads_what_is_kept(&driver()).await;
+}

@@ -28,6 +28,7 @@ mod pauses;
 mod processes;
 mod pty;
 mod sandboxes;
+mod scrub;
 mod snapshots;
 mod system;
 mod tree;
@@ -36,6 +37,8 @@ mod tree;
 const QUICK: Duration = Duration::from_secs(60);
 /// How long making or ending a sandbox may take; the host's own deadlines are shorter.
 const LIFECYCLE: Duration = Duration::from_secs(45 * 60);
+/// How long reading everything may take that a host keeps.
+const SCRUB: Duration = Duration::from_secs(12 * 3600);
 
 #[derive(OpenApi)]
 #[openapi(
@@ -93,6 +96,7 @@ fn all() -> OpenApiRouter<Web> {
         .merge(health::routes().route_layer(from_fn(deadline(QUICK))))
         .merge(system::routes())
         .nest("/v1/snapshots", snapshots::routes().route_layer(from_fn(deadline(LIFECYCLE))))
+        .nest("/v1/scrub", scrub::routes().route_layer(from_fn(deadline(SCRUB))))
         .nest("/v1/sandboxes", sandbox_routes())
         .nest("/v1/capsules", capsules())
 }

@@ -15,6 +15,7 @@ use atoll_domain::host::{
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
+use atoll_domain::scrub::{Damage, Scrubbed};
 use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
@@ -88,6 +89,10 @@ pub(crate) struct AgentHost {
     pub(crate) gate: Mutex<Option<Gate>>,
     /// What the agent says instead of its answers.
     pub(crate) lie: Mutex<Option<Lie>>,
+    /// What a scrub finds.
+    pub(crate) damaged: Mutex<Vec<Damage>>,
+    /// The id of the template that was made last.
+    pub(crate) template: Mutex<String>,
     /// Kept open, so that the stream of events does not end.
     events: Mutex<Vec<mpsc::Sender<HostEvent>>>,
 }
@@ -101,6 +106,8 @@ impl AgentHost {
             paused: Mutex::default(),
             gate: Mutex::default(),
             lie: Mutex::default(),
+            damaged: Mutex::default(),
+            template: Mutex::default(),
             events: Mutex::default(),
         }
     }
@@ -171,6 +178,7 @@ impl HostDriver for AgentHost {
     ) -> BoxFuture<'_, Result<TemplateFacts, HostError>> {
         Box::pin(async move {
             self.fault()?;
+            self.template.lock().unwrap().clone_from(&request.template);
             let shape = atoll_domain::Shape { vcpus: 1, memory_mb: 512, disk_mb: 5120 };
             Ok(TemplateFacts { template: request.template, shape, bytes: 8192, stood_still_micros: 1500 })
         })
@@ -232,6 +240,13 @@ impl HostDriver for AgentHost {
 
     fn acknowledge(&self, _: EventSeq) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<Scrubbed, HostError>> {
+        Box::pin(async {
+            self.fault()?;
+            Ok(Scrubbed { files: 12, bytes: 34_567, damaged: self.damaged.lock().unwrap().clone() })
+        })
     }
 
     fn open_stream(&self, _: SandboxId, _: u16) -> BoxFuture<'_, Result<GuestStream, HostError>> {

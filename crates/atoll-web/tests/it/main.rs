@@ -13,6 +13,7 @@ mod files;
 mod hostile;
 mod life;
 mod rest;
+mod scrub;
 mod sessions;
 mod streams;
 mod support;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use atoll_control::ports::{HostDriver, SystemClock};
 use atoll_control::{Control, RequestKey, SealingKey};
 use atoll_domain::host::HostError;
+use atoll_domain::scrub::Damage;
 use atoll_store::Store;
 use atoll_web::{DebugPort, Web, serve_local, serve_tcp};
 use bytes::Bytes;
@@ -138,6 +139,16 @@ impl Service {
     /// Makes the next create or destroy fail.
     pub(crate) fn fail_next(&self, error: HostError) {
         *self.host.fault.lock().unwrap() = Some(error);
+    }
+
+    /// Lets scrubs find this.
+    pub(crate) fn spoil(&self, damaged: Vec<Damage>) {
+        *self.host.damaged.lock().unwrap() = damaged;
+    }
+
+    /// The id of the template that was made last.
+    pub(crate) fn last_template(&self) -> String {
+        self.host.template.lock().unwrap().clone()
     }
 
     /// Makes the agent say this instead of its answers, until it is told otherwise.

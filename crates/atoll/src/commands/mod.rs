@@ -20,6 +20,7 @@ mod pause;
 mod processes;
 mod remove;
 mod run;
+mod scrub;
 mod shell;
 mod snapshot;
 
@@ -38,6 +39,7 @@ pub(crate) use pause::{pause, resume};
 pub(crate) use processes::{kill, processes};
 pub(crate) use remove::remove;
 pub(crate) use run::run;
+pub(crate) use scrub::scrub;
 pub(crate) use shell::shell;
 pub(crate) use snapshot::{remove_templates, snapshot, templates};
 

@@ -13,6 +13,7 @@ use atoll_domain::host::{
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
+use atoll_domain::scrub::Scrubbed;
 use atoll_domain::ttl::Lifetime;
 use atoll_guest_client::GuestStream;
 use atoll_host::HostAgent;
@@ -113,6 +114,10 @@ impl HostDriver for InProcess {
 
     fn flush_metrics(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<Joined>, HostError>> {
         async move { self.0.flush_metrics(&id).await }.boxed()
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<Scrubbed, HostError>> {
+        self.0.scrub().boxed()
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {

@@ -52,6 +52,7 @@ async fn suite(driver: Driver, agent: HostAgent) {
     conformance_life::destroy_wins_over_pause_and_resume(&driver).await;
     conformance_life::templates_are_made_copied_and_dropped(&driver).await;
     conformance_life::metrics_of_a_paused_one_can_be_flushed(&driver).await;
+    conformance_life::a_scrub_reads_what_is_kept(&driver).await;
     let end = |id: SandboxId| {
         let agent = agent.clone();
         async move { kill_vmm(&agent, &id).await }

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use atoll_control::ports::HostDriver as _;
 use atoll_domain::Incarnation;
 use atoll_domain::host::{HostError, HostSandboxState, PauseMode};
+use atoll_domain::scrub::{Damage, DamageKind};
 use atoll_testkit::ids;
 
 use crate::scene::{Sandbox, Scene};
@@ -57,6 +61,17 @@ async fn refused(sandbox: &Sandbox) -> String {
     }
 }
 
+/// A paused sandbox's first memory is made into an image of its own, which nobody changes from then on.
+async fn own_base(dir: &Path) -> PathBuf {
+    atoll_testkit::eventually("the memory to be flat", || async {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let flat = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("base-");
+        let journal = fs::read_to_string(dir.join("journal")).unwrap();
+        names.into_iter().find(flat).filter(|_| journal.contains("\"flattened\""))
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_sandbox_whose_files_were_spoiled_is_refused_and_stays() {
     let scene = Scene::new().await;
@@ -65,14 +80,7 @@ async fn a_paused_sandbox_whose_files_were_spoiled_is_refused_and_stays() {
     let sum = sandbox.sh("sha256sum < /dev/shm/a").await;
     sandbox.pause(PauseMode::Memory).await;
     let dir = scene.directory(&sandbox.id);
-    // Its first memory is made into an image of its own, which nobody changes from then on.
-    let base = atoll_testkit::eventually("the memory to be flat", || async {
-        let names = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
-        let flat = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("base-");
-        let journal = fs::read_to_string(dir.join("journal")).unwrap();
-        names.into_iter().find(flat).filter(|_| journal.contains("\"flattened\""))
-    })
-    .await;
+    let base = own_base(&dir).await;
     sandbox.resume(PauseMode::Memory).await;
     sandbox.pause(PauseMode::Memory).await;
     let kept = dir.join("generations");
@@ -144,6 +152,88 @@ async fn a_template_whose_files_were_spoiled_starts_nothing() {
         fs::write(&path, good).unwrap();
     }
     assert_eq!(sandbox.sh("echo on").await, "on");
+    drop(sandbox);
+    scene.end().await;
+}
+
+/// Makes one byte in the middle of a file another; the same again makes it what it was.
+fn flip(path: &Path) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let (at, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+async fn damaged(scene: &Scene) -> Vec<Damage> {
+    let scrubbed = scene.host.scrub().await.unwrap();
+    println!("{scrubbed:?}");
+    scrubbed.damaged
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scrub_names_exactly_what_was_spoiled() {
+    let scene = Scene::with_goldens("1x256").await;
+    let golden = || async { scene.objects().pop().filter(|_| scene.sandboxes() == 0) };
+    let golden = atoll_testkit::eventually("a golden", golden).await;
+    let mut sandbox = scene.create(|request| request.spec.cold = true).await;
+    sandbox.template("t1").await;
+    let template = scene.objects().into_iter().find(|path| *path != golden).unwrap();
+    sandbox.pause(PauseMode::Memory).await;
+    let dir = scene.directory(&sandbox.id);
+    let base = own_base(&dir).await;
+    sandbox.resume(PauseMode::Memory).await;
+    sandbox.pause(PauseMode::Memory).await;
+    let generation = fs::read_dir(dir.join("generations")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(damaged(&scene).await, []);
+    let of_object = ["manifest.json", "memory.raw", "state", "disk.raw", "sources.json"];
+    let mut cases = Vec::new();
+    for (object, kind, id) in [(&golden, DamageKind::Golden, "base-1x256-"), (&template, DamageKind::Template, "t1")] {
+        cases.extend(of_object.map(|name| (object.join(name), kind, id)));
+    }
+    let of_sandbox = ["manifest.json", "state", "diff"].map(|name| generation.join(name));
+    cases.extend(of_sandbox.into_iter().chain([base]).map(|path| (path, DamageKind::Sandbox, sandbox.id.as_str())));
+    for (path, kind, id) in cases {
+        flip(&path);
+        let found = damaged(&scene).await;
+        flip(&path);
+        assert_eq!(found.len(), 1, "{}: {found:?}", path.display());
+        assert!(found[0].kind == kind && found[0].id.starts_with(id), "{}: {found:?}", path.display());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        // One byte of a path, in the file that names them, is another file that is not there.
+        assert!(found[0].reason.contains(name) || name == "sources.json", "{found:?}");
+    }
+    assert_eq!(damaged(&scene).await, [], "it is all there again");
+    sandbox.resume(PauseMode::Memory).await;
+    drop(sandbox);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_paused_resumed_and_removed_while_it_is_scrubbed_is_no_damage() {
+    let scene = Scene::new().await;
+    let mut sandbox = scene.create(|_| {}).await;
+    let (host, over) = (scene.host.clone(), Arc::new(AtomicBool::new(false)));
+    let until = Arc::clone(&over);
+    let scrubs = tokio::spawn(async move {
+        let (mut count, mut found) = (0, Vec::new());
+        while !until.load(Ordering::SeqCst) {
+            found.extend(host.scrub().await.unwrap().damaged);
+            count += 1;
+        }
+        (count, found)
+    });
+    for round in 0..3 {
+        let name = format!("t{round}");
+        sandbox.template(&name).await;
+        sandbox.pause(PauseMode::Memory).await;
+        scene.host.drop_template(name).await.unwrap();
+        sandbox.resume(PauseMode::Memory).await;
+    }
+    scene.host.destroy(sandbox.call(), sandbox.id.clone()).await.unwrap();
+    over.store(true, Ordering::SeqCst);
+    let (count, found) = scrubs.await.unwrap();
+    println!("{count} scrubs");
+    assert!(count > 0 && found.is_empty(), "{found:?}");
     drop(sandbox);
     scene.end().await;
 }
