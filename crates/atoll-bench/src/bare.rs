@@ -84,7 +84,12 @@ impl Parts {
     fn command(&self, id: &SandboxId, plan: &NetPlan, dir: &Path, cow: &Path) -> Command {
         let memory = dir.join("memory.raw");
         let (accelerator, cpu, rtc, clock) = match self.tsc_khz {
-            Some(khz) => ("tcg,thread=multi,tb-size=64", "max", "", format!(" tsc_early_khz={khz} tsc=reliable")),
+            Some(khz) => (
+                "tcg,thread=multi,tb-size=64",
+                atoll_keeper::qemu::args::TCG_CPU,
+                "",
+                format!(" tsc_early_khz={khz} tsc=reliable"),
+            ),
             None => ("kvm", "host", "rtc=on,", String::new()),
         };
         let mut command = Command::new(atoll_keeper::tree::PROGRAM);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use atoll_domain::host::HostError;
 use atoll_domain::snapshot::{Accelerator, Digest, Platform, VmmKind};
 use atoll_keeper::KeeperSpec;
-use atoll_keeper::qemu::args::{Descriptors, arguments};
+use atoll_keeper::qemu::args::{Descriptors, TCG_CPU, arguments};
 use atoll_keeper::spec::Accelerator as KeeperAccelerator;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ fn parse_version(text: &str) -> Option<String> {
 /// What a guest of this spec runs on here.
 pub(crate) fn platform(vmm_version: &str, tsc_khz: u64, spec: &KeeperSpec) -> Platform {
     let (accelerator, cpu_model) = match spec.machine.accelerator {
-        KeeperAccelerator::Tcg { .. } => (Accelerator::Tcg, "max".to_owned()),
+        KeeperAccelerator::Tcg { .. } => (Accelerator::Tcg, TCG_CPU.to_owned()),
         KeeperAccelerator::Kvm => (Accelerator::Kvm, host_cpu()),
     };
     let series: Vec<&str> = vmm_version.split('.').take(2).collect();

@@ -12,6 +12,9 @@ use crate::KeeperSpec;
 use crate::spec::{Accelerator, Start};
 use crate::tree::{INITRD, KERNEL};
 
+/// The processor that is emulated: all that QEMU can, but for the "fast" string moves, which it carries out byte by byte: without
+/// them kernel and C library copy words.
+pub const TCG_CPU: &str = "max,-erms,-fsrm";
 /// Words of the kernel's command line that every boot has.
 const CMDLINE: &str =
     "console=ttyS0 quiet noreplace-smp cryptomgr.notests=1 random.trust_cpu=on panic=-1 reboot=t pci=off";
@@ -40,9 +43,12 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
     let machine = &spec.machine;
     let memory = machine.memory_mb;
     let (accelerator, cpu, devices, clock) = match machine.accelerator {
-        Accelerator::Tcg { tsc_khz } => {
-            ("tcg,thread=multi,tb-size=64", "max", "pit=off,pic=off,", format!(" tsc_early_khz={tsc_khz} tsc=reliable"))
-        }
+        Accelerator::Tcg { tsc_khz } => (
+            "tcg,thread=multi,tb-size=64",
+            TCG_CPU,
+            "pit=off,pic=off,",
+            format!(" tsc_early_khz={tsc_khz} tsc=reliable"),
+        ),
         Accelerator::Kvm => ("kvm", "host", "pit=off,pic=off,rtc=on,", String::new()),
     };
     let Descriptors { tap, qmp, console, base, cow, memory: ram, state: _ } = fds;
