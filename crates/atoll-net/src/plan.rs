@@ -120,6 +120,14 @@ fn from_guest_only() -> String {
     format!("iifname \"{TAP}\" ip saddr != {GUEST} drop\n    iifname \"{TAP}\" ether saddr != {} drop", mac(GUEST_MAC))
 }
 
+/// A restored guest still has connections that came through the keeper of its last life. Their segments get the answer that
+/// tells it so; without one it would hold them for a quarter of an hour.
+fn reset_stale() -> String {
+    format!(
+        "iifname \"{TAP}\" ip daddr {GATEWAY} tcp flags & (syn | rst) == 0x0 limit rate 200/second burst 50 packets reject with tcp reset"
+    )
+}
+
 fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|b| format!("{b:02x}")).join(":")
 }
@@ -132,13 +140,15 @@ fn closed_rules() -> String {
     iifname \"lo\" accept
     {spoof}
     iifname \"{TAP}\" ct state established accept
+    {stale}
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
   }}
 }}
 ",
-        spoof = from_guest_only()
+        spoof = from_guest_only(),
+        stale = reset_stale()
     )
 }
 
@@ -155,6 +165,7 @@ fn internet_rules() -> String {
     iifname \"lo\" accept
     {spoof}
     iifname \"{TAP}\" ct state established accept
+    {stale}
     iifname \"{TAP}\" ip daddr {GATEWAY} udp dport 53 limit rate 2000/second burst 500 packets accept
     iifname \"{TAP}\" ip daddr {GATEWAY} tcp dport 53 limit rate 200/second burst 50 packets reject with tcp reset
     iifname \"{TAP}\" ip daddr {GATEWAY} icmp type echo-request limit rate 10/second accept
@@ -182,7 +193,8 @@ fn internet_rules() -> String {
   }}
 }}
 ",
-        spoof = from_guest_only()
+        spoof = from_guest_only(),
+        stale = reset_stale()
     )
 }
 
