@@ -18,7 +18,9 @@ mod damage;
 mod driver;
 #[path = "../../src/embedded.rs"]
 mod embedded;
+mod forks;
 #[path = "../shared/host_config.rs"]
 mod host_config;
+mod known;
 mod pauses;
 mod scene;
