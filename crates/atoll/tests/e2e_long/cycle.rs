@@ -46,14 +46,19 @@ pub(crate) async fn run(world: &mut World, plan: &Plan) -> Result<(), String> {
     let subject = running(world).await?;
     let ack = guest::acknowledged(&world.guest(&subject)).await?;
     let mut made = None;
+    world.lap("begin");
     pause(world, plan, &subject).await.map_err(|e| format!("pause: {e}"))?;
+    world.lap("pause");
     if let State::Paused { quiesced } = settled(world, &subject, None).await? {
         if plan.snapshot_paused && quiesced && plan.kill.is_none_or(|kill| kill.deed != Deed::Snapshot) {
             made = template(world, plan, &subject, ack).await.map_err(|e| format!("template of the paused: {e}"))?;
         }
+        world.lap("template of the paused");
         resume(world, plan, &subject).await.map_err(|e| format!("resume: {e}"))?;
+        world.lap("resume");
     }
     let mut subject = recovered(world, subject, ack).await?;
+    world.lap("look");
     // A kill strikes once.
     let mut plan_left = *plan;
     for _ in 0..TRIES {
@@ -70,11 +75,15 @@ pub(crate) async fn run(world: &mut World, plan: &Plan) -> Result<(), String> {
     }
     let old = world.kept.take();
     world.kept = made;
+    world.lap("template");
     let copy = copy(world, plan).await.map_err(|e| format!("create: {e}"))?;
+    world.lap("create");
     apart(world, &subject, &copy).await.map_err(|e| format!("a copy: {e}"))?;
     let ack = guest::acknowledged(&world.guest(&subject)).await?;
     let theirs = guest::acknowledged(&world.guest(&copy)).await?;
+    world.lap("compare");
     adopt(world, plan, &subject).await.map_err(|e| format!("restart: {e}"))?;
+    world.lap("restart");
     let subject = recovered(world, subject, ack).await?;
     world.progress(&copy, theirs).await.map_err(|e| format!("the copy after the restart: {e}"))?;
     let ack = guest::acknowledged(&world.guest(&subject)).await?;
@@ -84,6 +93,7 @@ pub(crate) async fn run(world: &mut World, plan: &Plan) -> Result<(), String> {
         world.ask::<()>(&Ask::DropTemplate(old.name)).await.map_err(|e| format!("drop: {e}"))?;
     }
     nothing_else(world, &subject).await?;
+    world.lap("look and end");
     world.tally.count("cycles");
     Ok(())
 }
@@ -298,10 +308,10 @@ async fn copy(world: &mut World, plan: &Plan) -> Result<Subject, String> {
 async fn apart(world: &World, subject: &Subject, copy: &Subject) -> Result<(), String> {
     let since = world.kept.as_ref().map_or(0, |kept| kept.ack);
     let begun = guest::acknowledged(&world.guest(copy)).await?;
-    let theirs = world.progress(copy, begun + 1).await?;
-    let ours = world.progress(subject, begun + 1).await?;
-    let subject = guest::look(&world.guest(subject), since).await?;
-    let copy = guest::look(&world.guest(copy), since).await?;
+    // At once: most of it is waiting for an emulated processor, and there are several.
+    let (theirs, ours) = tokio::try_join!(world.progress(copy, begun + 1), world.progress(subject, begun + 1))?;
+    let (ours_now, theirs_now) = (world.guest(subject), world.guest(copy));
+    let (subject, copy) = tokio::try_join!(guest::look(&ours_now, since), guest::look(&theirs_now, since))?;
     subject.holds(ours, What::All).map_err(|e| format!("what it was made of: {e}"))?;
     copy.holds(theirs, What::All)?;
     guest::parted(&subject, &copy)

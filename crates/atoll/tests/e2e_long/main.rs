@@ -46,12 +46,10 @@ fn nothing_is_lost_over_many_cycles() {
         let mut outcome = Ok(());
         for plan in &plans {
             let began = Instant::now();
+            world.laps();
             outcome = cycle::run(&mut world, plan).await;
-            println!(
-                "{plan}: {} ({:.1} s)",
-                outcome.as_ref().map_or("FAILED", |()| "ok"),
-                began.elapsed().as_secs_f32()
-            );
+            let (fine, took) = (outcome.as_ref().map_or("FAILED", |()| "ok"), began.elapsed().as_secs_f32());
+            println!("{plan}: {fine} ({took:.1} s: {})", world.laps());
             if let Err(why) = &outcome {
                 outcome = Err(format!("{plan}: {why}\n{}", world.last_log()));
                 break;

@@ -89,6 +89,9 @@ pub(crate) struct World {
     pub(crate) tally: Tally,
     /// How long each step took when it was let alone.
     pub(crate) took: BTreeMap<&'static str, Duration>,
+    /// What the cycle's time went into, and when the last part of it began.
+    laps: Vec<(&'static str, Duration)>,
+    lap_began: Instant,
 }
 
 impl World {
@@ -102,6 +105,8 @@ impl World {
             kept: None,
             tally: Tally::default(),
             took: BTreeMap::new(),
+            laps: Vec::new(),
+            lap_began: Instant::now(),
         };
         world.start().await?;
         Ok(world)
@@ -223,6 +228,19 @@ impl World {
 
     pub(crate) fn note(&mut self, deed: Deed, took: Duration) {
         self.took.insert(name(deed), took);
+    }
+
+    /// Says that a part of a cycle is over.
+    pub(crate) fn lap(&mut self, what: &'static str) {
+        self.laps.push((what, self.lap_began.elapsed()));
+        self.lap_began = Instant::now();
+    }
+
+    /// What the time went into since this was asked last.
+    pub(crate) fn laps(&mut self) -> String {
+        self.lap_began = Instant::now();
+        let word = |(what, took): (&str, Duration)| format!("{what} {:.1}", took.as_secs_f32());
+        std::mem::take(&mut self.laps).into_iter().map(word).collect::<Vec<_>>().join(", ")
     }
 
     /// When to strike.
