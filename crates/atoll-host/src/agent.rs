@@ -321,9 +321,8 @@ impl HostAgent {
     /// No such sandbox, not running, or nobody listens.
     pub async fn open_stream(&self, id: &SandboxId, port: u16) -> Result<GuestStream, HostError> {
         let sockets = self.sockets(id).await?;
-        let stream = sockets.connect(port, DIAL_LIMIT).await;
-        let stream = stream.map_err(|e| HostError::Unavailable(format!("port {port} of the guest: {e}")))?;
-        Ok(Box::new(stream))
+        let stream = sockets.stream(port, DIAL_LIMIT).await;
+        stream.map_err(|e| HostError::Unavailable(format!("port {port} of the guest: {e}")))
     }
 
     /// What this machine can take; waits for the verdict on KVM.

@@ -2,19 +2,23 @@
 //!
 //! How it works: the keeper hands out sockets that were made in the sandbox's network, sixteen at a time; connecting one reaches the
 //! guest without any address or route on the host. A stream closed here is gone at once (no lingering), so that it pins
-//! no namespace, and one whose peer is silent ends after a while.
+//! no namespace, and one whose peer is silent ends after a while. One that is handed out ends with its keeper ([`Living`]): a VM
+//! that is paused or killed closes nothing, and a socket that waits for its words would wait for ever.
 //!
 //! Deliberately absent: what is spoken over a stream.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use atoll_guest_client::{Dial, DialFuture, GuestStream};
 use atoll_keeper::client::{ClientError, KeeperClient};
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
 const BATCH: usize = 16;
@@ -46,6 +50,13 @@ impl Sockets {
         tokio::time::timeout(limit, socket.connect(guest)).await.map_err(|_| timed_out())?
     }
 
+    /// The same, as a stream that ends with the keeper.
+    pub(crate) async fn stream(&self, port: u16, limit: Duration) -> io::Result<GuestStream> {
+        let stream = self.connect(port, limit).await?;
+        let keeper = self.keeper.clone();
+        Ok(Box::new(Living { stream, gone: Box::pin(async move { keeper.gone().await }), over: false }))
+    }
+
     /// What the console said last.
     pub(crate) async fn console(&self) -> Result<Vec<u8>, ClientError> {
         let (mut all, mut from) = (Vec::new(), 0);
@@ -71,6 +82,51 @@ impl Sockets {
         let socket = fresh.pop().ok_or_else(|| io::Error::other("the keeper sent no socket"))?;
         spare().extend(fresh);
         Ok(socket)
+    }
+}
+
+/// A connection into a VM that ends when the VM's keeper does.
+struct Living {
+    stream: TcpStream,
+    gone: Pin<Box<dyn Future<Output = ()> + Send>>,
+    over: bool,
+}
+
+impl Living {
+    /// An error once the keeper is gone; whoever waits is woken then.
+    fn alive(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.over = self.over || self.gone.as_mut().poll(context).is_ready();
+        if self.over { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+    }
+}
+
+impl AsyncRead for Living {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // What the guest said before is still to be read.
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Pending => self.alive(context).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
+            ready => ready,
+        }
+    }
+}
+
+impl AsyncWrite for Living {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.alive(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.alive(context)?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

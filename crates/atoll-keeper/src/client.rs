@@ -187,6 +187,11 @@ impl KeeperClient {
         tokio::time::timeout(deadline, exchange).await.map_err(|_| ClientError::Timeout(name))?
     }
 
+    /// Waits until the connection has ended.
+    pub async fn gone(&self) {
+        self.requests.closed().await;
+    }
+
     /// The protocol version that both speak.
     pub fn version(&self) -> u32 {
         self.version
