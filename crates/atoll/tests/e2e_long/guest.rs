@@ -131,7 +131,7 @@ pub(crate) async fn acknowledged(guest: &GuestClient) -> Result<u64, String> {
 pub(crate) async fn progress(guest: &GuestClient, after: u64) -> Result<u64, String> {
     let wait = format!(
         "i=0; while :; do n=0; read n rest < /dev/shm/ack; [ \"${{n:-0}}\" -gt {after} ] && break; \
-         i=$((i+1)); [ $i -gt 1600 -o -s /dev/shm/bad ] && break; sleep 0.05; done 2>/dev/null; echo \"${{n:-0}}\""
+         i=$((i+1)); [ $i -gt 400 -o -s /dev/shm/bad ] && break; sleep 0.1; done 2>/dev/null; echo \"${{n:-0}}\""
     );
     let now = sh(guest, &wait).await?.parse::<u64>().map_err(|e| e.to_string())?;
     if now > after {
