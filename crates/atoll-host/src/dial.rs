@@ -109,7 +109,7 @@ impl AsyncRead for Living {
         // What the guest said before is still to be read.
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
             Poll::Pending => self.alive(context).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     }
 }
