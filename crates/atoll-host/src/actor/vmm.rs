@@ -402,6 +402,5 @@ pub(super) fn identity(
         entropy: Some(STANDARD.encode(entropy)),
         generation,
         output_bytes: Some(context.shared.config.output_kb << 10),
-        ..InitRequest::default()
     })
 }
