@@ -79,18 +79,21 @@ impl History {
         kept
     }
 
-    /// The call of the life that it is in: of its create, or of the last resume whose VM came to run.
+    /// The call of the life that it is in: of its create, or of the last resume whose VM came to run. A VM that was given up before
+    /// its guest was told who it is began no life: nobody was told of it.
     pub(crate) fn call(&self) -> Option<Call> {
-        let (mut call, mut next) = (None, None);
+        let (mut call, mut asked, mut begun) = (None, None, None);
         for entry in &self.entries {
             match entry {
                 Entry::Create { call: first, .. } => call = Some(first.clone()),
-                Entry::Resuming { call: asked } => next = Some(asked.clone()),
-                Entry::Running(_) => call = next.take().or(call),
+                Entry::Resuming { call: next } => asked = Some(next.clone()),
+                Entry::Running(_) => begun = asked.take().or(begun),
+                Entry::Paused(_) => begun = None,
+                Entry::Repaired { .. } => call = begun.take().or(call),
                 _ => {}
             }
         }
-        call
+        begun.or(call)
     }
 
     /// Whether user code may stand still, or a restored guest may not know yet who it is.
@@ -267,8 +270,9 @@ mod tests {
         let mut journal = Journal::create(&dir, &first()).unwrap();
         let call = |life| Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(life) };
         for life in 2..300 {
-            for entry in [Entry::Paused(Box::new(kept(life))), Entry::Resuming { call: call(life) }, boot(1), running()]
-            {
+            let resuming = Entry::Resuming { call: call(life) };
+            let repaired = Entry::Repaired { protocol: None };
+            for entry in [Entry::Paused(Box::new(kept(life))), resuming, boot(1), running(), repaired] {
                 journal.write(&entry).unwrap();
             }
         }
@@ -307,6 +311,26 @@ mod tests {
         let rewritten =
             vec![first(), Entry::Paused(Box::new(kept(1))), Entry::Boot { attempt: 1, sources: sources(object) }];
         assert!(!History { entries: rewritten, foreign: false }.traces().unnamed_copy);
+    }
+
+    #[test]
+    fn a_resume_that_was_given_up_before_its_guest_knew_began_no_life() {
+        let call = |life| Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(life) };
+        let repaired = Entry::Repaired { protocol: Some(1) };
+        let mut history = History { entries: vec![first(), boot(1), running(), repaired.clone()], foreign: false };
+        for (entry, life) in [
+            (Entry::Paused(Box::new(kept(1))), 1),
+            (Entry::Resuming { call: call(2) }, 1),
+            (running(), 2),
+            (Entry::Paused(Box::new(kept(1))), 1),
+            (Entry::Resuming { call: call(2) }, 1),
+            (running(), 2),
+            (repaired, 2),
+            (Entry::Paused(Box::new(kept(2))), 2),
+        ] {
+            history.entries.push(entry.clone());
+            assert_eq!(history.call().unwrap().incarnation, Incarnation(life), "{entry:?}");
+        }
     }
 
     #[test]

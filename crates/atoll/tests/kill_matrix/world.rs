@@ -186,7 +186,7 @@ impl World {
                 .create(&CreateSandboxRequest { boot: Some("cold".into()), ..request() })
                 .await
                 .map_err(|e| e.to_string())?;
-            let count = "n=0; while :; do n=$((n+1)); echo $n > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.2; done";
+            let count = "n=0; while :; do n=$((n+1)); echo $n > /tmp/n.new; mv /tmp/n.new /tmp/n; sleep 1; done";
             shell(&self.client(), &made.id, &format!("({count}) >/dev/null 2>&1 & echo $! > /tmp/pid")).await?;
             self.resident = Some(made.id);
         }
