@@ -2,8 +2,8 @@
 //!
 //! How it works: `CARGO_TARGET_DIR` wins; else `ATOLL_BUILD_CACHE` names a directory that outlives the clone; else
 //! `/var/cache/atoll/build` (root) or `~/.cache/atoll/build`; an empty `ATOLL_BUILD_CACHE`, or a cache that cannot be made,
-//! means the clone's own `target`. Cargo itself keeps clones apart there (a package's hash holds its path), so that they
-//! share the dependencies alone. A cache that grew over its limit is emptied: what it holds can be built again.
+//! means the clone's own `target`. Clones share the dependencies; their own crates have the same names there, so they build one after
+//! the other, and each anew after another. A cache that grew over its limit is emptied: what it holds can be built again.
 //!
 //! Deliberately absent: caching of images and kernels (atoll-disk has its own cache).
 
@@ -56,16 +56,24 @@ impl Workspace {
         command
     }
 
-    /// Held by whoever builds, together with others; the cache is emptied only when nobody holds it.
+    /// Held by whoever builds: clones build there one after the other. The first build of a clone after another's makes its own files
+    /// new, because cargo tells the crates of two clones apart by the times of their files alone.
     pub(crate) fn using(&self) -> Result<Option<File>> {
         let Some(cache) = &self.cache else { return Ok(None) };
         let file = lock_file(&cache.join("users"))?;
-        if file.try_lock().is_ok() && allocated(&self.target) > CACHE_LIMIT {
+        file.lock().context("cannot lock the build cache")?;
+        if allocated(&self.target) > CACHE_LIMIT {
             println!("{} is over {} GiB: emptied", self.target.display(), CACHE_LIMIT >> 30);
             fs::remove_dir_all(&self.target).context("cannot empty the build cache")?;
         }
-        file.unlock().context("cannot unlock the build cache")?;
-        file.lock_shared().context("cannot lock the build cache")?;
+        let (owner, own) = (cache.join("owner"), self.root.display().to_string());
+        if fs::read_to_string(&owner).is_ok_and(|last| last == own) {
+            return Ok(Some(file));
+        }
+        for part in ["crates", "fuzz", "proto", "xtask"] {
+            renew(&self.root.join(part)).with_context(|| format!("cannot set the times of {part}"))?;
+        }
+        fs::write(&owner, own).context("cannot write into the build cache")?;
         Ok(Some(file))
     }
 
@@ -79,6 +87,23 @@ impl Workspace {
         build()?;
         take()
     }
+}
+
+/// Gives every file below a directory the time of now.
+fn renew(dir: &Path) -> std::io::Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir)? {
+        let (entry, now) = (entry?, std::time::SystemTime::now());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            renew(&entry.path())?;
+        } else if kind.is_file() {
+            File::options().append(true).open(entry.path())?.set_modified(now)?;
+        }
+    }
+    Ok(())
 }
 
 fn lock_file(path: &Path) -> Result<File> {

@@ -12,23 +12,23 @@
 )]
 
 #[path = "../kill_matrix/case.rs"]
-#[expect(dead_code, reason = "the kill matrix uses the rest")]
+#[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod case;
 #[path = "../kill_matrix/checker.rs"]
-#[expect(dead_code, reason = "the kill matrix uses the rest")]
+#[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod checker;
 mod disk;
 #[path = "../kill_matrix/kept.rs"]
-#[expect(dead_code, reason = "the kill matrix uses the rest")]
+#[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod kept;
 #[path = "../kill_matrix/objects.rs"]
-#[expect(dead_code, reason = "the kill matrix uses the rest")]
+#[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod objects;
 mod restart;
 mod silent;
 mod two;
 #[path = "../kill_matrix/world.rs"]
-#[expect(dead_code, reason = "the kill matrix uses the rest")]
+#[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod world;
 
 use atoll_api::{Sandbox, SandboxStatus};
