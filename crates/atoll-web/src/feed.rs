@@ -61,19 +61,15 @@ impl Feed {
         self.bytes < CAP
     }
 
-    /// Carries what waits and what comes; ends by an error alone, after which nothing waits. Dropping the future loses nothing.
-    pub(crate) async fn carry(&mut self) -> ControlError {
-        loop {
-            match self.step().await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    self.waiting.clear();
-                    self.bytes = 0;
-                    return error;
-                }
-                None => pending().await,
-            }
+    /// Carries one piece; after each there may be room again. Never ends while none waits; after an error none does. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn carry(&mut self) -> Result<(), ControlError> {
+        let Some(carried) = self.step().await else { return pending().await };
+        if carried.is_err() {
+            self.waiting.clear();
+            self.bytes = 0;
         }
+        carried
     }
 
     /// Brings to its end what a client sent before it left, as far as the process takes it.

@@ -168,7 +168,7 @@ async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
     let mut feed = Feed::new(handle.clone(), false);
     let end = loop {
         let said = tokio::select! {
-            error = feed.carry() => match refused(error) {
+            carried = feed.carry() => match carried.err().and_then(refused) {
                 Some(end) => return end,
                 None => continue,
             },

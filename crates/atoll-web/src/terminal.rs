@@ -118,7 +118,7 @@ impl Terminal {
         let mut spoken = false;
         let end = loop {
             let said = tokio::select! {
-                error = feed.carry() => match refused(error) {
+                carried = feed.carry() => match carried.err().and_then(refused) {
                     Some(end) => return end,
                     None => continue,
                 },

@@ -90,7 +90,8 @@ async fn a_kernel_of_ones_own_outlives_atoll_and_a_pause() {
     let request = CreateSandboxRequest { kernel: Some(kernel.display().to_string()), ..small() };
     let guest = Guest::with(Arc::clone(&server), server.local(), &request).await;
     std::fs::remove_file(&kernel).unwrap();
-    guest.sh("echo kept > /root/file").await;
+    // On the disk: what is only in memory goes with the memory.
+    guest.sh("echo kept > /root/file; sync").await;
     server.kill();
     let again = Arc::new(Server::start_on(data));
     again.note(guest.id());

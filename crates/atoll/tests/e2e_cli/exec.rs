@@ -58,7 +58,7 @@ fn one_is_listed_and_killed(server: &Server, id: &str) {
     let pid = processes(server, id)[0]["pid"].to_string();
     assert!(server.ok(&["ps", id]).contains("4242"));
     server.ok(&["kill", id, &pid]);
-    assert_eq!(child.wait().unwrap().code(), Some(137));
+    assert_eq!(child.wait().unwrap().code(), Some(143), "by SIGTERM");
     assert_eq!(server.run(&["kill", id, &pid]).code, Some(3), "it is gone");
 }
 
