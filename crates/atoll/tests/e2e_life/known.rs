@@ -182,6 +182,8 @@ async fn defect_37_many_limits_at_once_wait_for_no_slow_one_and_are_not_all_at_o
     assert_ne!(held, Ok(HostSandboxState::Paused), "it stood still all the while");
     let permits = std::thread::available_parallelism().unwrap().get();
     assert!(most <= permits, "{most} were written at once by {permits} processors");
+    let paused = async || (state(&slow).await == Ok(HostSandboxState::Paused)).then_some(());
+    eventually("the slow one to be paused, too", paused).await;
     drop((slow, all));
     scene.end().await;
 }
