@@ -94,10 +94,6 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
         programs = compile(workspace)?;
         Ok(())
     });
-    let (matrix, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_matrix);
-    for program in matrix {
-        println!("{}: in `make soak` alone, until all of its cases have run clean once", program.name());
-    }
     let (long, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_long);
     for program in long {
         println!("{}: in `make soak` alone, until 40 cycles have run clean once", program.name());
@@ -221,7 +217,7 @@ pub(crate) fn long_test(workspace: &Workspace) -> Result<()> {
 pub(crate) fn whole_kill_matrix(workspace: &Workspace) -> Result<()> {
     let binary = build::run(workspace, Profile::Release)?;
     let programs = compile(workspace)?;
-    let matrix = programs.iter().find(|program| program.target.contains("kill_matrix")).context("no kill matrix")?;
+    let matrix = programs.iter().find(|program| program.is_matrix()).context("no kill matrix")?;
     let mut command = command_of(matrix, &binary);
     stage::run_within(command.arg("--nocapture").env("ATOLL_KILL_MATRIX", "all"), MATRIX_LIMIT)
 }

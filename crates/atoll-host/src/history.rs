@@ -185,26 +185,14 @@ impl History {
 mod tests {
     use super::*;
     use crate::journal::Journal;
-    use atoll_domain::host::{EventSeq, OwnFiles};
+    use atoll_domain::host::EventSeq;
     use atoll_domain::objects::ObjectId;
     use atoll_domain::record::Paused;
     use atoll_domain::snapshot::{Digest, Origin};
-    use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
+    use atoll_domain::{Incarnation, OperationId, SandboxId};
 
     fn first() -> Entry {
-        let call = Call { operation: OperationId::from_random([1; 16]), incarnation: Incarnation::FIRST };
-        let spec = SandboxSpec {
-            id: SandboxId::from_random([2; 16]),
-            template: "base".into(),
-            shape: Shape { vcpus: 1, memory_mb: 128, disk_mb: 128 },
-            network: Network::None,
-            default_user: "root".into(),
-            lifetime: atoll_domain::ttl::Lifetime::default(),
-            snapshot: None,
-            cold: false,
-            own: OwnFiles::default(),
-        };
-        Entry::Create { call, spec }
+        crate::samples::create(&SandboxId::from_random([2; 16]))
     }
 
     fn kept(at: u64) -> Kept {

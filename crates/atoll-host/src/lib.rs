@@ -30,6 +30,8 @@ mod objects;
 mod platform;
 mod ready;
 mod recovery;
+#[cfg(test)]
+mod samples;
 mod scrub;
 mod shared;
 mod signing;

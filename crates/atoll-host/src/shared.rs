@@ -219,7 +219,7 @@ fn disk_rate(data: &Path, mb: u64) -> Option<DiskRate> {
     }
     let rate = DiskRate::on(data, mb << 20);
     if rate.is_none() {
-        tracing::warn!(data = %data.display(), "no disk is known below the data directory; its rate is not limited");
+        tracing::warn!(data = %data.display(), "no disk whose rate can be limited lies below the data directory: disk-rate-mb does nothing");
     }
     rate
 }

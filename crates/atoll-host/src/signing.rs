@@ -108,7 +108,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use atoll_domain::Shape;
-    use atoll_domain::snapshot::{Accelerator, Digest, FORMAT, Origin, Parts, Platform, Verdict, VmmKind, judge};
+    use atoll_domain::snapshot::{Digest, FORMAT, Origin, Parts, Verdict, judge};
 
     use super::*;
 
@@ -120,16 +120,7 @@ mod tests {
             created_at: 1,
             shape: Shape { vcpus: 1, memory_mb: 256, disk_mb: 256 },
             template: "base".into(),
-            platform: Platform {
-                arch: "x86_64".into(),
-                vmm: VmmKind::Qemu,
-                vmm_version: "7.2.22".into(),
-                vmm_series: "7.2".into(),
-                accelerator: Accelerator::Tcg,
-                cpu_model: "max".into(),
-                tsc_khz: 1,
-                devices: none,
-            },
+            platform: crate::samples::platform(),
             origin: Origin { kernel: none, base: none, agent: none, agent_version: "1".into() },
             parts: Parts { state: None, memory_base: None, memory_diff: None, disk: None },
             quiesced: true,

@@ -112,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn an_asker_that_goes_away_takes_nothing_along() {
         let flight = SingleFlight::<u32>::default();
-        let (release, released) = mpsc::channel::<()>();
+        let (release, released) = mpsc::sync_channel::<()>(1);
         let work = move || {
             released.recv().expect("the test lets it go on");
             Ok(7)
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_waits_for_the_work() {
         let flight = SingleFlight::<u32>::default();
-        let (release, released) = mpsc::channel::<()>();
+        let (release, released) = mpsc::sync_channel::<()>(1);
         let work = move || {
             released.recv().expect("the test lets it go on");
             Ok(1)

@@ -48,15 +48,34 @@ pub struct DiskRate {
 }
 
 impl DiskRate {
-    /// The rate on the disk that a path lies on; none where that is no disk (tmpfs, btrfs, an overlay).
+    /// The rate on the disk that a path lies on; none where that is no disk (tmpfs, btrfs, an overlay), or the machine's groups limit none.
     pub fn on(path: &Path, bytes: u64) -> Option<Self> {
-        let device = fs::metadata(path).ok()?.dev();
+        let controllers = fs::read_to_string(Path::new(MOUNT).join("cgroup.controllers"));
+        let limited = controllers.map_or_else(
+            |_| Path::new(MOUNT).join(BLKIO).join("cgroup.procs").exists(),
+            |names| names.split_whitespace().any(|name| name == "io"),
+        );
+        let device = fs::metadata(path).ok().filter(|_| limited)?.dev();
         let (major, minor) = (libc::major(device), libc::minor(device));
         let entry = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
         // Limits are a whole disk's; a partition is a directory below it.
         let disk = if entry.join("partition").exists() { entry.parent()?.to_owned() } else { entry };
         let device = fs::read_to_string(disk.join("dev")).ok()?.trim().to_owned();
         Some(Self { device, bytes })
+    }
+
+    /// Sets it in a group of the hierarchy that has it. Somebody asked for it, so a refusal is an error.
+    fn hold(&self, group: &Path) -> Result<(), KeeperError> {
+        let Self { device, bytes } = self;
+        let v1 = |way| (format!("blkio.throttle.{way}_bps_device"), format!("{device} {bytes}"));
+        let unified = ("io.max".to_owned(), format!("{device} rbps={bytes} wbps={bytes}"));
+        for (name, limit) in [unified, v1("read"), v1("write")] {
+            let file = group.join(name);
+            if file.exists() {
+                fs::write(&file, limit).map_err(KeeperError::file("write", &file))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -106,13 +125,13 @@ pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, limits: &Limits) -> R
             make(&own.join(name))?;
             list.push(own.join(name).join("cgroup.procs"));
         }
-        limit(&own.join("vmm"), limits);
+        limit(&own.join("vmm"), limits)?;
     }
     Ok(groups)
 }
 
 /// Sets what this hierarchy has; each file belongs to one controller.
-fn limit(group: &Path, limits: &Limits) {
+fn limit(group: &Path, limits: &Limits) -> Result<(), KeeperError> {
     let Limits { vcpus, memory_mb, disk } = limits;
     let bytes = (u64::from(*memory_mb) + VMM_OVERHEAD_MB) << 20;
     // Half a CPU beside the virtual ones: the main loop works for them.
@@ -122,12 +141,7 @@ fn limit(group: &Path, limits: &Limits) {
     set(&group.join("cpu.max"), &format!("{quota} {PERIOD_US}"));
     set(&group.join("cpu.cfs_quota_us"), &quota.to_string());
     set(&group.join("pids.max"), &(VMM_PIDS + vcpus).to_string());
-    if let Some(DiskRate { device, bytes }) = disk {
-        set(&group.join("io.max"), &format!("{device} rbps={bytes} wbps={bytes}"));
-        for way in ["read", "write"] {
-            set(&group.join(format!("blkio.throttle.{way}_bps_device")), &format!("{device} {bytes}"));
-        }
-    }
+    disk.as_ref().map_or(Ok(()), |rate| rate.hold(group))
 }
 
 /// Kills what is left in a sandbox's groups and removes them; none there is no error.

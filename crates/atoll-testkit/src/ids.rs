@@ -1,4 +1,4 @@
-//! Fresh ids and requests, so that tests share none.
+//! Fresh ids and requests, so that tests share none; and a machine's capacity.
 //!
 //! How it works: everything is drawn anew.
 //!
@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use atoll_domain::host::{Call, CreateSandbox, GuestToken, OwnFiles, SandboxSecrets, SandboxSpec};
+use atoll_domain::host::{
+    Call, CreateSandbox, GuestToken, HostCapacity, Isolation, OwnFiles, Room, SandboxSecrets, SandboxSpec,
+};
 use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
 
 /// So many random bytes.
@@ -24,6 +26,18 @@ pub fn sandbox() -> SandboxId {
 /// A new call about a life of a sandbox.
 pub fn call(incarnation: Incarnation) -> Call {
     Call { operation: OperationId::from_random(random()), incarnation }
+}
+
+/// A machine that emulates, with 4 CPUs and 8 GiB.
+pub fn capacity() -> HostCapacity {
+    HostCapacity {
+        cpus: 4,
+        memory_mb: 8192,
+        max_vcpus: 8,
+        isolation: Isolation::Emulated,
+        templates: vec!["base".into()],
+        room: Room { total_mb: 8192, available_mb: 8000, promised_mb: 0, disk_free_mb: 100_000, pause_mb: 0 },
+    }
 }
 
 /// The smallest useful sandbox, without a network.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atoll_control::ports::HostDriver;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
-    Isolation, MakeTemplate, PauseMode, Phase, ResumeSandbox, Room, SandboxFacts, SandboxSecrets, TemplateFacts,
+    MakeTemplate, PauseMode, Phase, ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::record::Paused;
@@ -101,20 +101,12 @@ pub(crate) fn unreachable_host() -> HostError {
 impl SimHost {
     /// A host without sandboxes that emulates, with 4 CPUs and 8 GiB.
     pub fn new() -> Self {
-        let capacity = HostCapacity {
-            cpus: 4,
-            memory_mb: 8192,
-            max_vcpus: 8,
-            isolation: Isolation::Emulated,
-            templates: vec!["base".into()],
-            room: Room { total_mb: 8192, available_mb: 8000, promised_mb: 0, disk_free_mb: 100_000, pause_mb: 0 },
-        };
         Self(Arc::new(Inner {
             world: Mutex::default(),
             reach: watch::Sender::new(Reach::Up),
             news: watch::Sender::new(0),
             cut: watch::Sender::new(0),
-            capacity: Mutex::new(capacity),
+            capacity: Mutex::new(crate::ids::capacity()),
             tasks: TaskTracker::new(),
         }))
     }

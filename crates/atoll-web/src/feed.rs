@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use atoll_control::ControlError;
 use atoll_control::sandboxes::ProcessHandle;
-use atoll_guest_client::InputSink;
+use atoll_guest_client::{GuestError, InputSink};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
+
+use crate::socket::{End, Reader, Said};
 
 /// Most bytes that wait for a process.
 const CAP: usize = 1024 * 1024;
@@ -56,14 +58,24 @@ impl Feed {
         self.waiting.push_back(Piece::Close);
     }
 
-    /// Whether more may be taken from the client.
-    pub(crate) fn has_room(&self) -> bool {
-        self.bytes < CAP
+    /// What the client says next; what waits is carried meanwhile, and the client is not read while there is no room.
+    pub(crate) async fn next(&mut self, reader: &mut Reader) -> Result<Said, End> {
+        loop {
+            let has_room = self.bytes < CAP;
+            tokio::select! {
+                carried = self.carry() => {
+                    if let Some(end) = carried.err().and_then(lost) {
+                        return Err(end);
+                    }
+                }
+                said = reader.next(), if has_room => return said,
+            }
+        }
     }
 
     /// Carries one piece; after each there may be room again. Never ends while none waits; after an error none does. Dropping the future
     /// loses nothing.
-    pub(crate) async fn carry(&mut self) -> Result<(), ControlError> {
+    async fn carry(&mut self) -> Result<(), ControlError> {
         let Some(carried) = self.step().await else { return pending().await };
         if carried.is_err() {
             self.waiting.clear();
@@ -99,6 +111,15 @@ impl Feed {
         self.bytes = self.bytes.saturating_sub(*size);
         self.carrying = None;
         Some(done.map(|sink| self.sink = sink))
+    }
+}
+
+/// How input that did not arrive ends a session: not when the process refuses it, because it has ended or takes none.
+fn lost(error: ControlError) -> Option<End> {
+    tracing::debug!(%error, "a process did not take what was sent to it");
+    match error {
+        ControlError::Guest(GuestError::Rejected { .. }) => None,
+        _ => Some(End::Failed("input was lost".into())),
     }
 }
 

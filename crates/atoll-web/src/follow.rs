@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::error::WebError;
 use crate::feed::Feed;
 use crate::frames::{Framer, Source};
-use crate::session::{both, kill, refused};
+use crate::session::{both, kill};
 use crate::socket::{End, Reader, Said, Writer, json, told};
 
 /// Which process a stream is of.
@@ -167,14 +167,7 @@ async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
 async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
     let mut feed = Feed::new(handle.clone(), false);
     let end = loop {
-        let said = tokio::select! {
-            carried = feed.carry() => match carried.err().and_then(refused) {
-                Some(end) => return end,
-                None => continue,
-            },
-            said = reader.next(), if feed.has_room() => said,
-        };
-        let frame = match said {
+        let frame = match feed.next(reader).await {
             Ok(Said::Text(text)) => json::<ExecClientFrame>(&text),
             Ok(Said::Binary(_)) => Err(End::Garbage("frames of this stream are text".into())),
             Err(end) => Err(end),

@@ -8,9 +8,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use atoll_control::ControlError;
 use atoll_control::sandboxes::ProcessHandle;
-use atoll_guest_client::GuestError;
 use tokio::time::timeout;
 
 use crate::socket::End;
@@ -36,14 +34,5 @@ pub(crate) async fn both(outbound: impl Future<Output = End>, inbound: impl Futu
 pub(crate) async fn kill(handle: &ProcessHandle) {
     if let Err(error) = handle.kill().await {
         tracing::warn!(%error, "a process could not be killed");
-    }
-}
-
-/// How input that did not arrive ends a session: not when the process refuses it, because it has ended or takes none.
-pub(crate) fn refused(error: ControlError) -> Option<End> {
-    tracing::debug!(%error, "a process did not take what was sent to it");
-    match error {
-        ControlError::Guest(GuestError::Rejected { .. }) => None,
-        _ => Some(End::Failed("input was lost".into())),
     }
 }

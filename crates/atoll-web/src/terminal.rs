@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::error::WebError;
 use crate::feed::Feed;
-use crate::session::{both, kill, refused};
+use crate::session::{both, kill};
 use crate::socket::{End, Reader, Said, Writer, json, told};
 
 /// A terminal's session.
@@ -117,14 +117,7 @@ impl Terminal {
         let mut feed = Feed::new(handle.clone(), true);
         let mut spoken = false;
         let end = loop {
-            let said = tokio::select! {
-                carried = feed.carry() => match carried.err().and_then(refused) {
-                    Some(end) => return end,
-                    None => continue,
-                },
-                said = reader.next(), if feed.has_room() => said,
-            };
-            let frame = match said {
+            let frame = match feed.next(reader).await {
                 Err(end) => break end,
                 Ok(Said::Binary(bytes)) => {
                     if !spoken {

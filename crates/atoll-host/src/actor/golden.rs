@@ -17,6 +17,7 @@ use atoll_keeper::protocol::Then;
 use tokio::sync::watch;
 
 use super::copying::{Raw, copy_disk, finish};
+use super::flattening::Flattening;
 use super::release::{self, Why};
 use super::work::{Context, Finished};
 use super::{boot, first_facts, pausing, prepare, vmm};
@@ -31,7 +32,7 @@ pub(crate) async fn build(shared: &Arc<Shared>, template: &str, shape: Shape, na
     let built = make(&context, name, &mut process).await;
     vmm::give_up(process).await;
     let why = Why { reason: "it was a golden's boot".into(), tell: false };
-    if let Finished::Released(Err(error)) = release::run(context, None, why).await {
+    if let Finished::Released(Err(error)) = release::run(context, None, Flattening::none(), why).await {
         tracing::error!(%error, "a golden's VM could not be given back whole");
     }
     built

@@ -352,7 +352,8 @@ impl Actor {
             Effect::Release => {
                 let alive = self.alive.take();
                 let why = Why { reason: self.reason.clone(), tell: self.ended };
-                *work = Work::new(release::run(self.context(), alive, why));
+                let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
+                *work = Work::new(release::run(self.context(), alive, flattening, why));
             }
             Effect::CreateDone => self.waiting.created(Ok(self.facts.borrow().clone())),
             Effect::CreateFailed => self.create_failed(),

@@ -1,7 +1,7 @@
 //! Giving everything back.
 //!
-//! How it works: a tombstone in the journal first, so that a crash in the middle goes on here at the next start; then the keeper (its
-//! VMM dies with it), the network, the control groups (whatever is left in them is killed), the directory, and the slot last,
+//! How it works: a tombstone in the journal first, so that a crash in the middle goes on here at the next start; then whatever still writes
+//! into the directory is stopped, and the keeper (its VMM dies with it), the network, the control groups (whatever is left in them is killed), the directory, and the slot last,
 //! because its number names all of that. Every step may find its work done already.
 //!
 //! Deliberately absent: mercy. What a guest wants to keep it wrote to its disk before.
@@ -13,6 +13,7 @@ use atoll_domain::host::{HostError, HostEventKind, SandboxSpec};
 use atoll_domain::{Incarnation, SandboxId};
 use tokio::time::timeout;
 
+use super::flattening::Flattening;
 use super::vmm::Alive;
 use super::work::{Context, Finished};
 use crate::error::{failed, from_keeper, from_net, join_failed};
@@ -25,8 +26,8 @@ use crate::{Step, keepers};
 const KEEPER_ANSWER: Duration = Duration::from_secs(1);
 const KEEPER_END: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(context: Context, alive: Option<Alive>, why: Why) -> Finished {
-    Finished::Released(release(&context, alive, why).await)
+pub(super) async fn run(context: Context, alive: Option<Alive>, flattening: Flattening, why: Why) -> Finished {
+    Finished::Released(release(&context, alive, flattening, why).await)
 }
 
 /// Why a sandbox is given back, for a tombstone that is not there yet.
@@ -36,11 +37,18 @@ pub(super) struct Why {
     pub(super) tell: bool,
 }
 
-async fn release(context: &Context, alive: Option<Alive>, why: Why) -> Result<(), HostError> {
+async fn release(
+    context: &Context,
+    alive: Option<Alive>,
+    mut flattening: Flattening,
+    why: Why,
+) -> Result<(), HostError> {
     let (shared, dir) = (context.shared.clone(), context.dir.clone());
     let (id, incarnation) = (context.spec.id.clone(), context.call.incarnation);
     let noted = tokio::task::spawn_blocking(move || bury(&shared, &dir, &id, incarnation, why));
     noted.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
+    // What was ready before goes with the rest.
+    flattening.stop().await;
     if let Some(alive) = alive {
         end_keeper(alive).await;
     }

@@ -56,7 +56,7 @@ fn slow_keeper(dir: &Path, told: mpsc::Receiver<()>) -> std::thread::JoinHandle<
 #[tokio::test]
 async fn a_snapshot_may_take_longer_than_any_other_call() {
     let dir = tempfile::tempdir().unwrap();
-    let (tell, told) = mpsc::channel();
+    let (tell, told) = mpsc::sync_channel(64);
     let keeper = slow_keeper(dir.path(), told);
     let client = connect(dir.path(), "sb").await.unwrap().client;
     let files = SnapshotFiles::create(dir.path()).unwrap();

@@ -11,7 +11,7 @@ use atoll_control::ports::HostDriver;
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
-    Isolation, MakeTemplate, PauseMode, ResumeSandbox, Room, SandboxFacts, SandboxSecrets, TemplateFacts,
+    MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
@@ -261,15 +261,6 @@ impl HostDriver for AgentHost {
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {
-        Box::pin(async {
-            Ok(HostCapacity {
-                cpus: 4,
-                memory_mb: 8192,
-                max_vcpus: 8,
-                isolation: Isolation::Emulated,
-                templates: vec!["base".into()],
-                room: Room { total_mb: 8192, available_mb: 8192, promised_mb: 0, disk_free_mb: 100_000, pause_mb: 0 },
-            })
-        })
+        Box::pin(async { Ok(atoll_testkit::ids::capacity()) })
     }
 }

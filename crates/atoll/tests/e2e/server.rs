@@ -125,7 +125,7 @@ impl Server {
         command.arg(data.path());
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(64);
         // Ends with the server's output.
         std::thread::spawn(move || {
             let mut line = String::new();

@@ -7,7 +7,7 @@
 //! What was answered must hold; what was paused goes on. A step that its act does not pass fails a test of its own, whatever
 //! cases are run. Beside every case a resident sandbox runs on.
 //!
-//! `ATOLL_KILL_MATRIX=all` runs all cases; otherwise as many as fit into `ATOLL_KILL_MATRIX_SECONDS` (180), beginning at a place that
+//! `ATOLL_KILL_MATRIX=all` runs all cases; otherwise as many as fit into `ATOLL_KILL_MATRIX_SECONDS` (90), beginning at a place that
 //! follows from `ATOLL_KILL_MATRIX_SEED` (the commit), so that commits share the table among them. `ATOLL_KILL_MATRIX_ONLY` picks by
 //! a part of a case's name. `ATOLL_KILL_MATRIX_WORLDS` (2) instances play cases at the same time, each with its own.
 //!
@@ -76,7 +76,7 @@ impl Plan {
             table.rotate_left(first);
         }
         let all = text("").is_some_and(|text| text == "all");
-        let deadline = (!all).then(|| Instant::now() + Duration::from_secs(number("_SECONDS", 180)));
+        let deadline = (!all).then(|| Instant::now() + Duration::from_secs(number("_SECONDS", 90)));
         Self { cases: table.into(), deadline, worlds: usize::try_from(number("_WORLDS", 2)).unwrap() }
     }
 }
