@@ -156,6 +156,11 @@ pub(crate) struct BareVm {
 }
 
 impl BareVm {
+    /// Its VMM.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Streams to another port of it.
     pub(crate) fn sockets(&self, port: u16) -> Sockets {
         Sockets::new(self.plan.netns_path(), port)

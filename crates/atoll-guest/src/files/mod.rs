@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: the tree (`filesystem/`).
 
+mod buffers;
 mod conditions;
 pub(crate) mod multipart;
 pub(crate) mod range;

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 
 use super::{
     PIECE, PIECES,
+    buffers::Buffers,
     conditions::{self, Verdict},
     range::{self, Range},
     target,
@@ -243,20 +244,19 @@ fn send_pieces(
     if start > 0 {
         file.seek(SeekFrom::Start(start))?;
     }
+    let buffers = Buffers::new();
     let mut left = length.unwrap_or(u64::MAX);
     while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        let mut piece = Vec::with_capacity(wanted);
-        let read = (&mut file).take(wanted as u64).read_to_end(&mut piece)?;
-        if read == 0 {
+        let piece = buffers.read(&mut file, usize::try_from(left).unwrap_or(usize::MAX))?;
+        if piece.is_empty() {
             if length.is_some() {
                 let shorter = "the file became shorter while it was read";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, shorter));
             }
             return Ok(());
         }
-        left -= read as u64;
-        if sender.blocking_send(Ok(piece.into())).is_err() {
+        left -= piece.len() as u64;
+        if sender.blocking_send(Ok(piece)).is_err() {
             return Ok(());
         }
     }

@@ -10,3 +10,4 @@ mod command_line;
 mod hostile;
 mod memory;
 mod patience;
+mod versions;

@@ -123,3 +123,56 @@ async fn a_full_disk_refuses_what_is_new_and_halts_what_runs_until_there_is_spac
     world.end();
     drop(disk);
 }
+
+/// Whether a process has used no time between two looks.
+async fn stands_still(pid: u32) -> Result<(), String> {
+    let ticks = || fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| error.to_string());
+    let used = |stat: String| stat.rsplit(')').next().map(|rest| rest.split(' ').skip(12).take(2).collect::<String>());
+    let before = used(ticks()?);
+    tokio::time::sleep(10 * PAUSE).await;
+    let after = used(ticks()?);
+    if before == after { Ok(()) } else { Err(format!("{before:?} {after:?}")) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_halted_while_no_atoll_ran_is_told_once_at_the_next_start() {
+    let mut world = World::below("disk/data");
+    let disk = SmallDisk::over(world.file("disk"));
+    world.up().await;
+    let (client, data) = (world.client(), world.data());
+    let made = client.create(&request()).await.unwrap();
+    disk.fill_up_to(32 << 20);
+    // It begins when nobody can tell any more of what comes of it.
+    let begin = "head -c 60000000 /dev/urandom > /root/big && sync; echo $? > /tmp/done";
+    let line = format!("(sleep 2; {begin}) >/dev/null 2>&1 &");
+    shell(&client, &made.id, &line).await.unwrap();
+    world.kill();
+    assert_eq!(history(&data, &made.id).await.iter().filter(|kind| *kind == "disk_full").count(), 0);
+    let full = until("the disk to be full", LIMIT, async || match disk.free() {
+        0..0x10_0000 => Ok(()),
+        free => Err(format!("{free} bytes are free")),
+    });
+    full.await.unwrap();
+    let vmm = made.host.unwrap().vmm_pid.unwrap();
+    until("the VM to stand still", LIMIT, async || stands_still(vmm).await).await.unwrap();
+
+    world.up().await;
+    let client = world.client();
+    let kinds = async |kind: &str| history(&data, &made.id).await.iter().filter(|found| *found == kind).count();
+    let told = until("what happened", LIMIT, async || match kinds("disk_full").await {
+        0 => Err("nothing is told".to_owned()),
+        times => Ok(times),
+    });
+    assert_eq!(told.await.unwrap(), 1);
+    disk.make_room();
+    let written = until("the write", LIMIT, async || match shell(&client, &made.id, "cat /tmp/done").await? {
+        said if said.exit_code == 0 => Ok(said.stdout),
+        said => Err(said.stderr),
+    });
+    assert_eq!(written.await.unwrap(), "0\n");
+    assert_eq!((kinds("disk_full").await, kinds("goes_on").await), (1, 1));
+    world.agrees().await;
+    client.destroy(&made.id).await.unwrap();
+    world.end();
+    drop(disk);
+}

@@ -1,12 +1,14 @@
-//! What an Atoll finds when it starts again: a stream to go on with, a restarted machine, a newer build's sandbox, a long path.
+//! What an Atoll finds when it starts again: sandboxes as they were, a stream to go on with, a restarted machine, a newer build's
+//! sandbox, a long path.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use atoll_api::{SandboxStatus, StreamStart};
+use atoll_api::{CreateSandboxRequest, SandboxStatus, StreamStart};
 use atoll_client::{ExecEvent, ExecStream};
 
-use super::world::{LIMIT, World, request, shell};
+use super::world::{LIMIT, World, request, shell, until};
 
 /// Reads until `wanted` bytes are there, or the program has ended.
 async fn read(stream: &mut ExecStream, wanted: usize) -> (Vec<u8>, bool) {
@@ -47,6 +49,63 @@ async fn a_client_that_was_streaming_comes_back_at_its_offset_and_misses_no_byte
     let lines: Vec<&str> = text.lines().collect();
     let wanted: Vec<String> = (1..lines.len()).map(|n| format!("line {n}")).chain(["last".to_owned()]).collect();
     assert!(ended && lines.len() > 4000 && lines == wanted, "{} lines came, not each once", lines.len());
+}
+
+/// The files below a directory that hold a text; sparse ones are read where they have data.
+fn holding(dir: &Path, text: &str) -> String {
+    let mut grep = Command::new("grep");
+    grep.args(["--recursive", "--files-with-matches", "--fixed-strings", "--devices=skip", "--"]);
+    let found = grep.arg(text).arg(dir).output().unwrap();
+    // 1: there is none. Sockets and files that go away meanwhile are told on its other stream.
+    assert!(matches!(found.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&found.stderr));
+    String::from_utf8(found.stdout).unwrap()
+}
+
+/// The keeper has a sandbox's secrets in its memory, so that they need lie on no disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_stop_keeps_sandboxes_as_they_were_and_leaves_no_secret_on_the_disk() {
+    let mut world = World::running().await;
+    let secret = format!("secret-{}", world.file("").display()).replace('/', "-");
+    let pair = |name: &str, value: &str| Some([(name.to_owned(), value.to_owned())].into());
+    let request = CreateSandboxRequest {
+        envs: pair("WORD", &secret),
+        metadata: pair("purpose", "to be kept"),
+        timeout_sec: Some(1234),
+        ..request()
+    };
+    let made = world.client().create(&request).await.unwrap();
+    // A file that has no name any more, and a timer, both of one process.
+    let line = "exec 9<>/tmp/open; rm /tmp/open; echo held >&9; (sleep 3; echo rang > /tmp/rang; cat /proc/self/fd/9 > /tmp/r; \
+                mv /tmp/r /tmp/read; sleep 1000) >/dev/null 2>&1 & echo $! > /tmp/pid";
+    shell(&world.client(), &made.id, line).await.unwrap();
+    let before = world.client().sandbox(&made.id).await.unwrap();
+    assert_eq!(
+        holding(&world.data(), "to be kept"),
+        format!("{}\n", world.data().join("atoll.db-wal").display()),
+        "what is no secret is found"
+    );
+    assert_eq!(holding(&world.data(), &secret), "", "while it runs");
+
+    assert!(world.stop(), "{}", world.last_log());
+    assert!(
+        Path::new(&format!("/proc/{}", before.host.as_ref().unwrap().vmm_pid.unwrap())).exists(),
+        "its VM was ended"
+    );
+    assert_eq!(holding(&world.data(), &secret), "", "while no Atoll runs");
+    world.up().await;
+    let client = world.client();
+    let after = client.sandbox(&made.id).await.unwrap();
+    assert_eq!((&after.metadata, after.timeout_sec, &after.host), (&before.metadata, 1234, &before.host));
+    assert_eq!(after.metadata["purpose"], "to be kept");
+    let said = shell(&client, &made.id, "kill -0 $(cat /tmp/pid) && printf %s \"$WORD\"").await.unwrap();
+    assert_eq!((said.exit_code, said.stdout), (0, secret));
+    let rang = until("its timer", LIMIT, async || match shell(&client, &made.id, "cat /tmp/rang /tmp/read").await? {
+        said if said.exit_code == 0 => Ok(said.stdout),
+        said => Err(said.stderr),
+    });
+    // Read from its beginning, through a descriptor of its own.
+    assert_eq!(rang.await.unwrap(), "rang\nheld\n");
+    world.agrees().await;
 }
 
 fn edit(path: &Path, change: impl FnOnce(String) -> String) {

@@ -33,25 +33,25 @@ pub(crate) fn sandboxes(data: &Path) -> Ids {
 /// Kills keeper or VMM of a sandbox; whether there was one.
 pub(crate) fn kill_of(data: &Path, id: &str, victim: Victim) -> bool {
     let keepers = keepers(data);
-    let Some(keeper) = keepers.get(id) else { return false };
+    let Some(keeper) = keepers.iter().find(|(of, _)| of == id).map(|(_, pid)| *pid) else { return false };
     let pid = match victim {
-        Victim::Keeper => Some(*keeper),
-        Victim::Vmm => vmm_of(*keeper),
+        Victim::Keeper => Some(keeper),
+        Victim::Vmm => vmm_of(keeper),
         Victim::Atoll => None,
     };
     pid.is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok())
 }
 
-/// Keepers of this data directory, by sandbox.
-fn keepers(data: &Path) -> BTreeMap<String, i32> {
-    let mut out = BTreeMap::new();
+/// Keepers of this data directory, with their sandboxes; two of one sandbox are two.
+fn keepers(data: &Path) -> Vec<(String, i32)> {
+    let mut out = Vec::new();
     for (pid, words) in processes() {
         let dir = data.join("sandboxes");
         if let [_, flag, id, _, own] = words.as_slice()
             && flag == "--sandbox"
             && Path::new(own) == dir.join(id)
         {
-            out.insert(id.clone(), pid);
+            out.push((id.clone(), pid));
         }
     }
     out
@@ -169,13 +169,8 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     let file: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
     let instance = file["instance"].as_str().unwrap_or_default().to_owned();
     let id = InstanceId::try_from(instance.clone()).map_err(|e| e.to_string())?;
-    let keepers = keepers(data);
-    same("keepers", &keepers.keys().cloned().collect(), running)?;
-    let qemu = processes().into_iter().filter(|(_, words)| words.first().is_some_and(|w| w.contains("qemu-system")));
-    let named = |words: &[String]| words.iter().skip_while(|w| *w != "-name").nth(1).cloned();
-    let known: Ids = sandboxes(data);
-    let vmms: Ids = qemu.filter_map(|(_, words)| named(&words)).filter(|name| known.contains(name)).collect();
-    same("VMMs", &vmms, running)?;
+    each_once("keepers", keepers(data).into_iter().map(|(id, _)| id).collect(), running)?;
+    each_once("VMMs", vmms(data, &instance), running)?;
     let remains = atoll_host::remains(&id, data, &[]);
     same("control groups", &remains.cgroups.into_iter().collect(), running)?;
     let slots: Vec<(String, String)> =
@@ -207,6 +202,29 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     let tables = std::process::Command::new("nft").args(["list", "tables"]).output().map_err(|e| e.to_string())?;
     let tables = String::from_utf8_lossy(&tables.stdout).matches(&format!("atoll_{instance}")).count();
     if tables == 1 { Ok(()) } else { Err(format!("{tables} tables of the instance")) }
+}
+
+/// The sandboxes of the VMMs that have a directory here or run in a control group of the instance's; two of one sandbox are two.
+fn vmms(data: &Path, instance: &str) -> Vec<String> {
+    let known = sandboxes(data);
+    let named = |words: &[String]| words.iter().skip_while(|w| *w != "-name").nth(1).cloned();
+    let grouped = |pid: i32| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        groups.contains(&format!("/atoll-{instance}/"))
+    };
+    let qemu = processes().into_iter().filter(|(_, words)| words.first().is_some_and(|w| w.contains("qemu-system")));
+    let of = |(pid, words): (i32, Vec<String>)| named(&words).filter(|name| known.contains(name) || grouped(pid));
+    qemu.filter_map(of).collect()
+}
+
+/// Each of the expected is there, and once.
+fn each_once(what: &str, mut found: Vec<String>, expected: &Ids) -> Result<(), String> {
+    same(what, &found.iter().cloned().collect(), expected)?;
+    found.sort();
+    match found.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(format!("{what}: two of {}", pair[0])),
+        None => Ok(()),
+    }
 }
 
 /// Two sets are the same, or the error says what is too many and what is missing.

@@ -221,13 +221,23 @@ impl World {
         {
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.atoll = Some(atoll);
+        self.stop();
+    }
+
+    /// Asks it to end, as a service manager does, and waits until it has; whether it ended well.
+    pub(crate) fn stop(&mut self) -> bool {
+        let Some(atoll) = &mut self.atoll else { return false };
+        let deadline = Instant::now() + LIMIT;
         let pid = nix::unistd::Pid::from_raw(i32::try_from(atoll.child.id()).expect("a pid"));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        while matches!(atoll.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        let mut ended = atoll.child.try_wait();
+        while matches!(ended, Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
+            ended = atoll.child.try_wait();
         }
-        self.atoll = Some(atoll);
         self.kill();
+        matches!(ended, Ok(Some(status)) if status.success())
     }
 }
 
