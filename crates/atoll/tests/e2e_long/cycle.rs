@@ -234,7 +234,10 @@ async fn recovered(world: &mut World, subject: Subject, ack: u64) -> Result<Subj
             again(PauseMode::Disk).await?;
             world.tally.count("memory lost");
             let guest = world.guest(&subject);
-            guest::look(&guest, ack).await?.holds(ack, What::Disk).map_err(|e| format!("the disk alone: {e}"))?;
+            guest::look_at_disk(&guest, ack)
+                .await?
+                .holds(ack, What::Disk)
+                .map_err(|e| format!("the disk alone: {e}"))?;
             guest::work(&guest).await?;
         }
         State::Gone => {

@@ -1,17 +1,25 @@
 //! The programs in the guest, and what is asked of what they leave.
 //!
 //! How it works: `worker.py` numbers what it does; each number goes, with fresh randomness, into a synced file, one that is not synced, a
-//! database and over a connection, and only then into `/dev/shm/ack`. `checker.py` reads all of it back.
+//! database and over a connection, and only then into `/dev/shm/ack`. `checker.py` reads all of it back: a process beside it that lives
+//! through the same cycles and is asked over a port of the guest's; after a boot, when it is gone, a new one.
 //!
 //! Deliberately absent: any trust in what the worker says besides its number.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use atoll_guest_client::{GuestClient, ProcessEvent, StartRequest};
+use atoll_guest_client::{Dial, GuestClient, ProcessEvent, StartRequest};
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const WORKER: &str = include_str!("worker.py");
 const CHECKER: &str = include_str!("checker.py");
+/// Where the checker listens in the guest.
+pub(crate) const PORT: u16 = 7001;
+/// Longest time of one answer, and of the worker's next step.
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
 
 /// What one of the three holds.
 #[derive(Debug, Deserialize)]
@@ -89,6 +97,14 @@ pub(crate) fn parted(one: &Found, other: &Found) -> Result<(), String> {
     if parted.is_some() { Ok(()) } else { Err(format!("they never parted: {equal} lines equal")) }
 }
 
+/// The way into a guest.
+pub(crate) struct Guest {
+    /// Its agent.
+    pub(crate) agent: GuestClient,
+    /// Opens a stream to [`PORT`].
+    pub(crate) checker: Arc<dyn Dial>,
+}
+
 /// What a command printed; it must end well.
 pub(crate) async fn sh(guest: &GuestClient, command: &str) -> Result<String, String> {
     let start = StartRequest {
@@ -112,37 +128,76 @@ pub(crate) async fn sh(guest: &GuestClient, command: &str) -> Result<String, Str
     Err("the stream ended without an end".into())
 }
 
-/// Starts the worker; it takes up where the disk is.
-pub(crate) async fn work(guest: &GuestClient) -> Result<(), String> {
+/// Starts worker and checker; the worker takes up where the disk is.
+pub(crate) async fn work(guest: &Guest) -> Result<(), String> {
     let write =
         format!("cat > /root/worker.py <<'EOF'\n{WORKER}\nEOF\ncat > /root/checker.py <<'EOF'\n{CHECKER}\nEOF\nsync");
-    sh(guest, &write).await?;
-    sh(guest, "nohup python3 /root/worker.py >/dev/null 2>>/dev/shm/bad </dev/null &").await.map(drop)
+    sh(&guest.agent, &write).await?;
+    let start = format!(
+        "for words in worker.py 'checker.py serve {PORT}'; do \
+         nohup python3 /root/$words >/dev/null 2>>/dev/shm/bad </dev/null & done"
+    );
+    sh(&guest.agent, &start).await.map(drop)
 }
 
-/// The last number that was acknowledged; 0 before the first.
-pub(crate) async fn acknowledged(guest: &GuestClient) -> Result<u64, String> {
-    let told = sh(guest, "cat /dev/shm/ack 2>/dev/null || echo 0").await?;
+/// What the checker answers.
+async fn ask(guest: &Guest, question: &str) -> Result<String, String> {
+    let talk = async {
+        let mut stream = guest.checker.dial().await?;
+        stream.write_all(format!("{question}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer =
+        tokio::time::timeout(LIMIT, talk).await.map_err(|_| format!("the checker is silent at {question:?}"))?;
+    match answer {
+        Ok(answer) if !answer.is_empty() => Ok(answer),
+        Ok(_) => Err(format!("the checker said nothing to {question:?}")),
+        Err(error) => Err(format!("the checker at {question:?}: {error}")),
+    }
+}
+
+/// The last number that was acknowledged, 0 before the first, and what the worker complains of.
+async fn told(guest: &Guest) -> Result<(u64, String), String> {
+    let answer = ask(guest, "ack").await?;
+    let (number, bad) = answer.split_once(' ').ok_or_else(|| format!("the checker said {answer:?}"))?;
+    Ok((number.parse().map_err(|_| format!("/dev/shm/ack holds {number:?}"))?, bad.trim().to_owned()))
+}
+
+/// The last number that was acknowledged, by the agent's way; 0 before the first.
+pub(crate) async fn acknowledged(guest: &Guest) -> Result<u64, String> {
+    let told = sh(&guest.agent, "cat /dev/shm/ack 2>/dev/null || echo 0").await?;
     let number = told.split_whitespace().next().and_then(|word| word.parse().ok());
     number.ok_or_else(|| format!("/dev/shm/ack holds {told:?}"))
 }
 
-/// Waits in the guest until more than this is acknowledged; answers how much. One that says why it cannot is not waited for.
-pub(crate) async fn progress(guest: &GuestClient, after: u64) -> Result<u64, String> {
-    let wait = format!(
-        "i=0; while :; do n=0; read n rest < /dev/shm/ack; [ \"${{n:-0}}\" -gt {after} ] && break; \
-         i=$((i+1)); [ $i -gt 400 -o -s /dev/shm/bad ] && break; sleep 0.1; done 2>/dev/null; echo \"${{n:-0}}\""
-    );
-    let now = sh(guest, &wait).await?.parse::<u64>().map_err(|e| e.to_string())?;
-    if now > after {
-        return Ok(now);
+/// Waits until more than this is acknowledged; answers how much. One that says why it cannot is not waited for.
+pub(crate) async fn progress(guest: &Guest, after: u64) -> Result<u64, String> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let why = match told(guest).await {
+            Ok((now, _)) if now > after => return Ok(now),
+            Ok((now, bad)) if !bad.is_empty() => return Err(format!("the worker stands still at {now}: {bad}")),
+            Ok((now, _)) => format!("the worker stands still at {now}, after {after}"),
+            // It may only be starting.
+            Err(why) => why,
+        };
+        if Instant::now() > deadline {
+            return Err(why);
+        }
+        tokio::time::sleep(POLL).await;
     }
-    let why = sh(guest, "cat /dev/shm/bad 2>/dev/null || true").await?;
-    Err(format!("the worker stands still at {now}, after {after}: {why}"))
 }
 
 /// Reads everything back.
-pub(crate) async fn look(guest: &GuestClient, since: u64) -> Result<Found, String> {
-    let told = sh(guest, &format!("python3 /root/checker.py {since}")).await?;
+pub(crate) async fn look(guest: &Guest, since: u64) -> Result<Found, String> {
+    let told = ask(guest, &format!("look {since}")).await?;
+    serde_json::from_str(&told).map_err(|e| format!("the checker: {e}: {told}"))
+}
+
+/// The same after a boot, before anything works again.
+pub(crate) async fn look_at_disk(guest: &Guest, since: u64) -> Result<Found, String> {
+    let told = sh(&guest.agent, &format!("python3 /root/checker.py once {since}")).await?;
     serde_json::from_str(&told).map_err(|e| format!("the checker: {e}: {told}"))
 }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
-use crate::guest;
+use crate::guest::{self, Guest};
 use crate::host::{Ask, DIRECTORY, SOCKET};
 use crate::plan::Deed;
 
@@ -176,18 +176,20 @@ impl World {
         tokio::spawn(async move { call(socket, &ask).await.map(|(answer, _)| answer) })
     }
 
-    pub(crate) fn guest(&self, subject: &Subject) -> GuestClient {
-        let (socket, id) = (self.dir.path().join(SOCKET), subject.id.clone());
-        let dial = dial_fn(move || {
-            let (socket, id) = (socket.clone(), id.clone());
-            async move {
-                let ask = Ask::Stream(id, AGENT_PORT);
-                let opened = call::<serde_json::Value>(socket, &ask).await;
-                let (_, stream) = opened.map_err(|failure| std::io::Error::other(failure.to_string()))?;
-                Ok(Box::new(stream) as GuestStream)
-            }
-        });
-        GuestClient::new(dial, Some(AccessToken::new(subject.request.secrets.token.expose())))
+    pub(crate) fn guest(&self, subject: &Subject) -> Guest {
+        let dial = |port| {
+            let (socket, id) = (self.dir.path().join(SOCKET), subject.id.clone());
+            dial_fn(move || {
+                let (socket, ask) = (socket.clone(), Ask::Stream(id.clone(), port));
+                async move {
+                    let opened = call::<serde_json::Value>(socket, &ask).await;
+                    let (_, stream) = opened.map_err(|failure| std::io::Error::other(failure.to_string()))?;
+                    Ok(Box::new(stream) as GuestStream)
+                }
+            })
+        };
+        let token = AccessToken::new(subject.request.secrets.token.expose());
+        Guest { agent: GuestClient::new(dial(AGENT_PORT), Some(token)), checker: dial(guest::PORT) }
     }
 
     /// What a new sandbox is asked for; from a template, if one is named.
