@@ -35,6 +35,7 @@ pub(crate) fn parse(json: &str) -> Result<Value> {
 pub(crate) struct Running {
     binary: PathBuf,
     data: PathBuf,
+    goldens: &'static str,
     up: Child,
     stopped: bool,
 }
@@ -42,7 +43,12 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it and waits until it answers.
     pub(crate) fn start(binary: PathBuf) -> Result<Self> {
-        Self::start_as(privileged(&binary), binary)
+        Self::start_as(privileged(&binary), binary, "none")
+    }
+
+    /// The same, with goldens of these shapes; they are booted in the background.
+    pub(crate) fn start_with_goldens(binary: PathBuf, shapes: &'static str) -> Result<Self> {
+        Self::start_as(privileged(&binary), binary, shapes)
     }
 
     /// The same, told that names are asked at one resolver: its `/etc/resolv.conf` is another file than the machine's.
@@ -50,13 +56,13 @@ impl Running {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "--", "sh", "-c"]);
         command.arg("mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"").arg(resolv_conf).arg(&binary);
-        Self::start_as(command, binary)
+        Self::start_as(command, binary, "none")
     }
 
-    fn start_as(mut command: Command, binary: PathBuf) -> Result<Self> {
+    fn start_as(mut command: Command, binary: PathBuf, goldens: &'static str) -> Result<Self> {
         let data = std::env::temp_dir().join(format!("atoll-xtask-{}", std::process::id()));
-        let up = spawn(up_on(&mut command, &data))?;
-        let mut running = Self { binary, data, up, stopped: false };
+        let up = spawn(up_on(&mut command, &data, goldens))?;
+        let mut running = Self { binary, data, goldens, up, stopped: false };
         running.wait()?;
         Ok(running)
     }
@@ -81,7 +87,7 @@ impl Running {
     pub(crate) fn kill_and_start(&mut self) -> Result<()> {
         self.up.kill().context("cannot kill atoll")?;
         self.up.wait().context("cannot wait for atoll")?;
-        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data))?;
+        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data, self.goldens))?;
         Ok(())
     }
 
@@ -89,7 +95,7 @@ impl Running {
     pub(crate) fn stop_and_start(&mut self) -> Result<Instant> {
         self.terminate()?;
         let started = Instant::now();
-        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data))?;
+        self.up = spawn(up_on(&mut privileged(&self.binary), &self.data, self.goldens))?;
         Ok(started)
     }
 
@@ -168,10 +174,9 @@ impl Running {
 }
 
 /// `up`, by a command that starts the binary.
-fn up_on<'a>(command: &'a mut Command, data: &Path) -> &'a mut Command {
-    command.arg("up").arg("--data").arg(data);
-    // Demo and benchmarks of a boot are about a boot; one beside it would be in the way. `bench life` asks for goldens.
-    command.arg("--golden-shapes").arg(std::env::var("ATOLL_GOLDEN_SHAPES").unwrap_or_else(|_| "none".into()));
+fn up_on<'a>(command: &'a mut Command, data: &Path, goldens: &str) -> &'a mut Command {
+    // Demo and benchmarks of a boot are about a boot; one beside it would be in the way.
+    command.arg("up").arg("--data").arg(data).args(["--golden-shapes", goldens]);
     command.args(["--listen", "127.0.0.1:0", "--on-exit", "destroy", "--log", "warn"])
 }
 

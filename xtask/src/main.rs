@@ -35,9 +35,10 @@ usage: cargo xtask COMMAND
   test [STAGE...]                 everything that CI runs: check build tests vms (all of them by default)
   soak [--seconds N]              what takes longer: each fuzz target for a minute, all of the kill matrix,
                                   a thousand cycles of the long test
-  bench WHAT [--pairs N] [--sandboxes N] [--profile release|dist] [--binary FILE]
+  bench WHAT [--pairs N] [--sandboxes N] [--part NAME] [--profile release|dist] [--binary FILE]
         boot       create to the first exec result, in turns with the bare sequence (50 pairs)
         exec       execs, keys, transfers, names, idle streams, in turns with a VM without Atoll (50); `dns` and `streams` alone too
+        life       starts from a golden, resumes, pauses, snapshots (50 pairs); --part starts, rates, pauses, snapshots, bytes or memory
         footprint  memory with 0 and 20 sandboxes, a keeper's own, start to listening (5 rounds)
         durable    from a kill of Atoll to every one of 20, and of 60, sandboxes having answered (5 kills each)
   demo [--binary FILE]            boots a real VM and runs a Python program inside it";

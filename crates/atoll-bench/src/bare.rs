@@ -33,11 +33,11 @@ const CMDLINE: &str =
 
 /// What every bare VM is made of.
 pub(crate) struct Parts {
-    cache: Cache,
+    pub(crate) cache: Cache,
     kernel: PathBuf,
     initrd: PathBuf,
     base: PathBuf,
-    net: NetConfig,
+    pub(crate) net: NetConfig,
     /// Frequency of the host's TSC where guests are emulated.
     tsc_khz: Option<u64>,
 }
@@ -76,21 +76,26 @@ impl Parts {
         let child = inside(&plan.netns_path(), || Ok(command.spawn()?))?;
         let agent = GuestClient::new(Arc::new(Sockets::new(plan.netns_path(), AGENT_PORT)), None);
         let mut vm = BareVm { id, child, agent, net: self.net.clone(), plan, _dir: dir };
-        vm.answer().await?;
-        vm.introduce().await?;
+        answer(&mut vm.child, Sockets::new(vm.plan.netns_path(), AGENT_PORT)).await?;
+        (vm.agent, _) = introduce(&vm.agent, &vm.id, None).await?;
         Ok(vm)
     }
 
     fn command(&self, id: &SandboxId, plan: &NetPlan, dir: &Path, cow: &Path) -> Command {
-        let memory = dir.join("memory.raw");
-        let (accelerator, cpu, rtc, clock) = match self.tsc_khz {
-            Some(khz) => (
-                "tcg,thread=multi,tb-size=64",
-                atoll_keeper::qemu::args::TCG_CPU,
-                "",
-                format!(" tsc_early_khz={khz} tsc=reliable"),
-            ),
-            None => ("kvm", "host", "rtc=on,", String::new()),
+        let clock = self.tsc_khz.map(|khz| format!(" tsc_early_khz={khz} tsc=reliable")).unwrap_or_default();
+        let mut command = self.machine(id, &dir.join("memory.raw").display().to_string(), MEMORY_MB, dir, cow);
+        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
+        command.arg("-append").arg(format!("{CMDLINE}{clock}"));
+        // The plan's slot is in the command only through its namespace.
+        let _ = plan;
+        command
+    }
+
+    /// QEMU and its devices, without what begins.
+    pub(crate) fn machine(&self, id: &SandboxId, memory: &str, memory_mb: u32, dir: &Path, cow: &Path) -> Command {
+        let (accelerator, cpu, rtc) = match self.tsc_khz {
+            Some(_) => ("tcg,thread=multi,tb-size=64", atoll_keeper::qemu::args::TCG_CPU, ""),
+            None => ("kvm", "host", "rtc=on,"),
         };
         let mut command = Command::new(atoll_keeper::tree::PROGRAM);
         command.args([
@@ -103,12 +108,10 @@ impl Parts {
             "-smp",
             "1",
             "-m",
-            &MEMORY_MB.to_string(),
+            &memory_mb.to_string(),
         ]);
-        command.arg("-object").arg(format!(
-            "memory-backend-file,id=mem,mem-path={},size={MEMORY_MB}M,share=off,merge=off",
-            memory.display()
-        ));
+        let backend = format!("memory-backend-file,id=mem,mem-path={memory},size={memory_mb}M,share=off,merge=off");
+        command.arg("-object").arg(backend);
         command
             .arg("-M")
             .arg(format!("microvm,acpi=on,pit=off,pic=off,{rtc}suppress-vmdesc=on,mem-merge=off,memory-backend=mem"));
@@ -127,10 +130,6 @@ impl Parts {
         command.arg("-device").arg(format!("virtio-net-device,netdev=net,mac={mac}"));
         command.args(["-device", "virtio-rng-device"]);
         command.args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
-        command.arg("-append").arg(format!("{CMDLINE}{clock}"));
-        // The plan's slot is in the command only through its namespace.
-        let _ = plan;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         command
     }
@@ -166,42 +165,6 @@ impl BareVm {
         Sockets::new(self.plan.netns_path(), port)
     }
 
-    async fn answer(&mut self) -> Result<()> {
-        let deadline = Instant::now() + BOOT_LIMIT;
-        let quick = Limits { dial: Duration::from_secs(1), head: Duration::from_secs(5), ..Limits::default() };
-        let dial = eagerly(Arc::new(self.sockets(AGENT_PORT)));
-        let agent = GuestClient::new(dial, None).with_limits(quick);
-        while agent.health().await.is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the bare VMM ended: {status}");
-            }
-            if Instant::now() > deadline {
-                bail!("the bare VM does not answer after {} s", BOOT_LIMIT.as_secs());
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-        Ok(())
-    }
-
-    async fn introduce(&mut self) -> Result<()> {
-        let mut random = [0; 64];
-        getrandom::fill(&mut random).context("no random bytes")?;
-        let token: String = random[..32].iter().map(|byte| format!("{byte:02x}")).collect();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let init = InitRequest {
-            access_token: Some(token.clone()),
-            env_vars: Some(std::collections::BTreeMap::new()),
-            timestamp_ns: u64::try_from(now.as_nanos()).ok(),
-            default_user: Some("root".into()),
-            hostname: Some(self.id.to_string()),
-            entropy: Some(STANDARD.encode(random)),
-            ..InitRequest::default()
-        };
-        self.agent.init(&init).await?;
-        self.agent = self.agent.clone().with_token(Some(AccessToken::new(&token)));
-        Ok(())
-    }
-
     /// Runs a program to its end, as root; answers what it printed.
     pub(crate) async fn exec(agent: &GuestClient, cmd: &str, args: &[&str]) -> Result<Vec<u8>> {
         let request = StartRequest {
@@ -223,6 +186,47 @@ impl BareVm {
             }
         }
     }
+}
+
+/// Waits for the agent of a VM.
+pub(crate) async fn answer(child: &mut Child, sockets: Sockets) -> Result<()> {
+    let deadline = Instant::now() + BOOT_LIMIT;
+    let quick = Limits { dial: Duration::from_secs(1), head: Duration::from_secs(5), ..Limits::default() };
+    let agent = GuestClient::new(eagerly(Arc::new(sockets)), None).with_limits(quick);
+    while agent.health().await.is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("the bare VMM ended: {status}");
+        }
+        if Instant::now() > deadline {
+            bail!("the bare VM does not answer after {} s", BOOT_LIMIT.as_secs());
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Ok(())
+}
+
+/// Tells an agent who it is; answers it with the token that it has from now on, and that token.
+pub(crate) async fn introduce(
+    agent: &GuestClient,
+    id: &SandboxId,
+    generation: Option<String>,
+) -> Result<(GuestClient, String)> {
+    let mut random = [0; 64];
+    getrandom::fill(&mut random).context("no random bytes")?;
+    let token: String = random[..32].iter().map(|byte| format!("{byte:02x}")).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let init = InitRequest {
+        access_token: Some(token.clone()),
+        env_vars: Some(std::collections::BTreeMap::new()),
+        timestamp_ns: u64::try_from(now.as_nanos()).ok(),
+        default_user: Some("root".into()),
+        hostname: Some(id.to_string()),
+        entropy: Some(STANDARD.encode(random)),
+        generation,
+        ..InitRequest::default()
+    };
+    agent.init(&init).await?;
+    Ok((agent.clone().with_token(Some(AccessToken::new(&token))), token))
 }
 
 impl Drop for BareVm {

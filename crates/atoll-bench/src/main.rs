@@ -10,10 +10,12 @@
 mod answer;
 mod bare;
 mod boot;
+mod clone;
 mod cpu;
 mod dns;
 mod echo;
 mod exec;
+mod life;
 mod memory;
 mod sockets;
 mod streams;
@@ -60,7 +62,7 @@ pub(crate) struct Bench {
 }
 
 const USAGE: &str =
-    "usage: atoll-bench boot|exec|dns|streams --data DIR --pid PID --guest FILE [--pairs N] [--resolver IP]
+    "usage: atoll-bench boot|exec|dns|streams|life --data DIR --pid PID --guest FILE [--pairs N] [--resolver IP] [--part PART]
        atoll-bench answer --data DIR --ids ID,ID...";
 
 fn main() -> Result<()> {
@@ -73,6 +75,7 @@ fn main() -> Result<()> {
 async fn run(mut args: impl Iterator<Item = String>) -> Result<serde_json::Value> {
     let command = args.next().context(USAGE)?;
     let (mut data, mut pid, mut guest, mut pairs, mut resolver, mut ids) = (None, None, None, 50, None, None);
+    let mut part = "all".to_owned();
     while let Some(flag) = args.next() {
         let value = args.next().context(USAGE)?;
         match flag.as_str() {
@@ -82,6 +85,7 @@ async fn run(mut args: impl Iterator<Item = String>) -> Result<serde_json::Value
             "--pairs" => pairs = value.parse().context("--pairs takes a number")?,
             "--resolver" => resolver = Some(value.parse().context("--resolver takes an address")?),
             "--ids" => ids = Some(value),
+            "--part" => part = value,
             other => bail!("{other} is not known\n{USAGE}"),
         }
     }
@@ -90,13 +94,14 @@ async fn run(mut args: impl Iterator<Item = String>) -> Result<serde_json::Value
         return Ok(serde_json::to_value(answer::measure(data, &ids.context(USAGE)?).await?)?);
     }
     let (pid, guest) = (pid.context(USAGE)?, guest.context(USAGE)?);
-    let (client, parts) = (Client::new(&Endpoint::Data(data))?, Parts::find(&guest)?);
+    let (client, parts) = (Client::new(&Endpoint::Data(data.clone()))?, Parts::find(&guest)?);
     let bench = Bench { client, pid, parts, resolver, pairs };
     let series = match command.as_str() {
         "boot" => boot::measure(&bench).await?,
         "exec" => exec::measure(&bench).await?,
         "dns" => dns::measure(&bench).await?,
         "streams" => vec![streams::measure(&bench).await?],
+        "life" => life::measure(&bench, &data, &part).await?,
         other => bail!("{other} is not known\n{USAGE}"),
     };
     Ok(serde_json::to_value(series)?)

@@ -7,6 +7,7 @@
 
 pub(crate) mod durable;
 pub(crate) mod footprint;
+pub(crate) mod life;
 pub(crate) mod machine;
 pub(crate) mod pairs;
 pub(crate) mod statistics;
@@ -28,11 +29,13 @@ pub(crate) struct Options {
     times: Option<usize>,
     /// How many sandboxes, where that counts.
     sandboxes: Option<usize>,
+    /// Which part of a benchmark that has some.
+    part: Option<String>,
 }
 
 impl Options {
     fn parse(words: &[&str]) -> Result<Self> {
-        let mut options = Self { profile: Profile::Dist, binary: None, times: None, sandboxes: None };
+        let mut options = Self { profile: Profile::Dist, binary: None, times: None, sandboxes: None, part: None };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let value = words.next().with_context(|| format!("{word} takes a value"))?;
@@ -40,9 +43,12 @@ impl Options {
             match *word {
                 "--pairs" => options.times = Some(number()?),
                 "--sandboxes" => options.sandboxes = Some(number()?),
+                "--part" => options.part = Some((*value).to_owned()),
                 "--profile" => options.profile = Profile::parse(value)?,
                 "--binary" => options.binary = Some(std::path::absolute(value).context("the path of the binary")?),
-                other => bail!("`{other}` is not known; there are --pairs, --sandboxes, --profile and --binary"),
+                other => {
+                    bail!("`{other}` is not known; there are --pairs, --sandboxes, --part, --profile and --binary")
+                }
             }
         }
         Ok(options)
@@ -62,11 +68,12 @@ pub(crate) fn run(workspace: &Workspace, what: &str, words: &[&str]) -> Result<(
     let options = Options::parse(words)?;
     match what {
         "boot" | "exec" | "dns" | "streams" => pairs::run(workspace, &options, what, options.times.unwrap_or(50)),
+        "life" => life::run(workspace, &options, options.times.unwrap_or(50)),
         "footprint" => footprint::run(workspace, &options, options.times.unwrap_or(5)),
         "durable" => {
             let counts = options.sandboxes.map_or_else(|| vec![20, 60], |count| vec![count]);
             durable::run(workspace, &options, &counts, options.times.unwrap_or(5))
         }
-        other => bail!("no benchmark `{other}`; there are boot, exec, dns, streams, footprint, durable"),
+        other => bail!("no benchmark `{other}`; there are boot, exec, dns, streams, life, footprint, durable"),
     }
 }

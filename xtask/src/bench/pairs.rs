@@ -60,7 +60,7 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile) -> Result<PathBuf> 
     Ok(workspace.target.join(profile.name()).join("atoll-bench"))
 }
 
-fn report(series: &Value) -> Result<()> {
+pub(super) fn report(series: &Value) -> Result<()> {
     let numbers = |name: &str| -> Vec<f64> {
         series[name].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect()).unwrap_or_default()
     };
