@@ -7,7 +7,7 @@ demo: setup ## boots a real microVM and runs a Python program inside it
 test: setup ## everything: format, lints, unit, property, store and end-to-end tests with real VMs
 	cargo xtask test
 
-soak: setup ## what takes longer than CI has: fuzzing, the whole kill matrix
+soak: setup ## what takes longer than CI has: fuzzing, the whole kill matrix, a thousand cycles
 	cargo xtask soak
 
 build: setup ## target/release/atoll
