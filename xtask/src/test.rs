@@ -23,6 +23,8 @@ use crate::workspace::{Workspace, is_root};
 const UNIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Longest time of a test program with VMs.
 const VM_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// Longest time of a commit's slice of the kill matrix.
+const SLICE_LIMIT: Duration = Duration::from_secs(4 * 60);
 /// Longest time of the whole kill matrix.
 const MATRIX_LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
 /// Longest time of a thousand cycles of the long test.
@@ -149,7 +151,8 @@ fn run_all(programs: &[TestProgram], binary: &Path, limit: Duration) -> Result<(
     for program in programs {
         println!("--> {}", program.name());
         let started = Instant::now();
-        let outcome = stage::run_within(&mut command_of(program, binary), limit);
+        let outcome =
+            stage::run_within(&mut command_of(program, binary), if program.is_matrix() { SLICE_LIMIT } else { limit });
         let took = seconds(started.elapsed());
         match outcome {
             Ok(()) => println!("<-- {}: ok in {took}", program.name()),

@@ -62,6 +62,8 @@ fn known(status: SandboxStatus, incarnation: Incarnation, seen: Observed) -> Rem
         (SandboxStatus::Stopped | SandboxStatus::Error, _) => Remedy::Destroy,
         // An older life has no VM that anybody knows of; what is kept on disk of one is never thrown away for it.
         (_, Host::Paused) if seen.incarnation < incarnation => Remedy::Nothing,
+        // What cannot be read or taken over is shown so, and its life may be read too low: it is left alone.
+        (SandboxStatus::Running | SandboxStatus::Paused | SandboxStatus::Missing, Host::Starting) => Remedy::Nothing,
         _ if seen.incarnation < incarnation => Remedy::Destroy,
         // First that it ran, then that it is paused.
         (SandboxStatus::Pending, Host::Running | Host::Pausing | Host::Paused) => Remedy::MarkRunning,
@@ -109,6 +111,15 @@ mod tests {
         let older = Some(Observed { state: HostSandboxState::Running, incarnation: Incarnation(0) });
         assert_eq!(remedy(Some((SandboxStatus::Running, one)), older), Remedy::Destroy);
     }
+
+    #[test]
+    fn what_its_host_cannot_read_is_left_alone_whatever_life_it_seems_to_have() {
+        let seen = Some(Observed { state: HostSandboxState::Starting, incarnation: Incarnation::FIRST });
+        for status in [SandboxStatus::Running, SandboxStatus::Paused, SandboxStatus::Missing] {
+            assert_eq!(remedy(Some((status, Incarnation(3))), seen), Remedy::Nothing, "{status}");
+        }
+    }
+
     #[test]
     fn a_pause_or_a_resume_that_was_cut_off_is_written_down_as_the_host_has_it() {
         let (one, two) = (Incarnation::FIRST, Incarnation(2));

@@ -31,6 +31,8 @@ struct Header {
 struct Log {
     last: EventSeq,
     kept: VecDeque<HostEvent>,
+    /// Stands in its sandbox's journal with its number, and could not be written here yet.
+    owed: Option<HostEvent>,
 }
 
 /// The stream.
@@ -55,7 +57,7 @@ impl Events {
         let kept: VecDeque<HostEvent> = lines.map_while(|line| serde_json::from_str(line).ok()).collect();
         let last = kept.back().map_or(header.last, |event| event.seq.max(header.last));
         let (news, _) = watch::channel(last);
-        let log = Log { last, kept };
+        let log = Log { last, kept, owed: None };
         if !text.ends_with('\n') {
             // A line cut short must not stand before the next one, and the file must be there while the disk has space.
             rewrite(&path, &log).map_err(StartError::file("write", &path))?;
@@ -78,10 +80,19 @@ impl Events {
         first: impl FnOnce(&HostEvent) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         let mut log = self.log();
+        // Before another number is drawn: its own would be given twice.
+        if let Some(owed) = log.owed.clone() {
+            self.append(&mut log, owed)?;
+            log.owed = None;
+        }
         let seq = EventSeq(log.last.0 + 1);
         let event = HostEvent { seq, sandbox: sandbox.clone(), incarnation, kind };
         first(&event)?;
-        self.append(&mut log, event)
+        let appended = self.append(&mut log, event.clone());
+        if appended.is_err() {
+            log.owed = Some(event);
+        }
+        appended
     }
 
     /// Takes in what was written down elsewhere; answers whether it was missing here.
@@ -182,6 +193,30 @@ mod tests {
         text.extend_from_slice(b"{\"seq\":2,\"sand");
         std::fs::write(&path, text).unwrap();
         assert_eq!(Events::open(dir.path()).unwrap().after(EventSeq(0)).len(), 1);
+    }
+
+    #[test]
+    fn a_number_that_could_not_be_written_is_not_given_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = Events::open(dir.path()).unwrap();
+        let path = dir.path().join("events");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let mut journaled = Vec::new();
+        let sandbox = SandboxId::from_random([1; 16]);
+        let mut try_note = || {
+            events.note(&sandbox, Incarnation::FIRST, HostEventKind::DiskFull, |event| {
+                journaled.push(event.seq.0);
+                Ok(())
+            })
+        };
+        assert!(try_note().is_err() && try_note().is_err());
+        std::fs::remove_dir(&path).unwrap();
+        try_note().unwrap();
+        assert_eq!(journaled, [1, 2], "each number once, and none while another is owed");
+        let told = |events: &Events| events.after(EventSeq(0)).iter().map(|e| e.seq.0).collect::<Vec<_>>();
+        assert_eq!(told(&events), [1, 2]);
+        assert_eq!(told(&Events::open(dir.path()).unwrap()), [1, 2]);
     }
 
     #[test]

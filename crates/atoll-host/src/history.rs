@@ -222,6 +222,41 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_a_crash_cut_short_spoils_no_later_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sb");
+        Journal::create(&dir, &first()).unwrap();
+        let path = crate::journal::path(&dir);
+        let whole = std::fs::read(&path).unwrap().len();
+        Journal::open(&dir).unwrap().write(&running()).unwrap();
+        let text = std::fs::read(&path).unwrap();
+        for cut in whole..text.len() {
+            std::fs::write(&path, &text[..cut]).unwrap();
+            Journal::open(&dir).unwrap().write(&boot(7)).unwrap();
+            let history = History::read(&dir).unwrap();
+            assert!(!history.foreign && history.running().is_none(), "cut at {cut}");
+            let lines = std::fs::read(&path).unwrap();
+            assert!(
+                lines[..whole] == text[..whole] && lines[whole..].starts_with(b"{\"step\":\"boot\""),
+                "cut at {cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn there_are_blocks_for_more_lines_however_long_a_journal_is() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("sb");
+        let mut journal = Journal::create(&dir, &first()).unwrap();
+        for _ in 0..400 {
+            journal.write(&running()).unwrap();
+            let file = std::fs::metadata(crate::journal::path(&dir)).unwrap();
+            assert!(file.blocks() * 512 >= file.len() + 4096, "{} bytes in {} blocks", file.len(), file.blocks());
+        }
+    }
+
+    #[test]
     fn a_boot_that_did_not_come_far_hides_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("s");

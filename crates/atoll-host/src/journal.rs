@@ -14,7 +14,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use atoll_domain::host::{Call, HostEvent, SandboxSpec};
@@ -32,7 +32,7 @@ use crate::stamp::Stamp;
 /// The file's name in a sandbox's directory.
 pub(crate) const FILE: &str = "journal";
 /// Room for every entry that a sandbox's end may need.
-const RESERVED: i64 = 16 * 1024;
+const RESERVED: u64 = 8 * 1024;
 /// A journal that is longer is written anew when its sandbox is paused.
 const COMPACT_OVER: u64 = 64 * 1024;
 
@@ -222,8 +222,7 @@ impl Journal {
         fs::DirBuilder::new().mode(0o700).create(dir)?;
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).mode(0o600).open(path(dir))?;
-        // Where the file system cannot reserve, a full disk is found when it is met.
-        let _ = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, RESERVED);
+        reserve(&file, 0);
         let mut journal = Self { file };
         journal.append(first)?;
         first.step().after();
@@ -232,7 +231,8 @@ impl Journal {
 
     /// Opens what is there, for more.
     pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().append(true).open(path(dir))? })
+        let mut options = OpenOptions::new();
+        Ok(Self { file: open_whole(options.append(true), &path(dir))? })
     }
 
     /// Writes a paused sandbox's journal anew if it has grown long: what it is, what it told last, what is kept.
@@ -256,7 +256,9 @@ impl Journal {
             serde_json::to_writer(&mut text, &entry)?;
             text.push(b'\n');
         }
-        crate::data_dir::replace(&path(dir), &text, 0o600)
+        crate::data_dir::replace(&path(dir), &text, 0o600)?;
+        reserve(&OpenOptions::new().append(true).open(path(dir))?, text.len() as u64);
+        Ok(())
     }
 
     /// Makes everything lasting that is written, and the directory itself.
@@ -280,8 +282,19 @@ impl Journal {
     fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        append(&mut self.file, &line, entry.is_lasting())
+        append(&mut self.file, &line, entry.is_lasting())?;
+        let after = self.file.metadata()?.len();
+        if after % RESERVED < line.len() as u64 {
+            reserve(&self.file, after);
+        }
+        Ok(())
     }
+}
+
+/// Takes blocks for what comes after a place. Where the file system cannot reserve, a full disk is found when it is met.
+fn reserve(file: &File, from: u64) {
+    let bytes = i64::try_from(2 * RESERVED).unwrap_or(i64::MAX);
+    let _ = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, i64::try_from(from).unwrap_or(i64::MAX), bytes);
 }
 
 /// The journal of a sandbox's directory.
@@ -293,6 +306,30 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 pub(crate) fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+/// Opens a file of lines for more of them, without what a crash cut short at its end: the next line would be glued to it.
+pub(crate) fn open_whole(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
+    let file = options.read(true).open(path)?;
+    let length = file.metadata()?.len();
+    let mut end = length;
+    let mut piece = [0; 4096];
+    while end > 0 {
+        let begin = end.saturating_sub(piece.len() as u64);
+        let piece = &mut piece[..usize::try_from(end - begin).unwrap_or_default()];
+        file.read_exact_at(piece, begin)?;
+        if let Some(last) = piece.iter().rposition(|byte| *byte == b'\n') {
+            end = begin + last as u64 + 1;
+            break;
+        }
+        end = begin;
+    }
+    if end < length {
+        tracing::warn!(path = %path.display(), bytes = length - end, "a line that was never finished is cut off");
+        file.set_len(end)?;
+        file.sync_data()?;
+    }
+    Ok(file)
 }
 
 /// Appends a line as a whole or not at all; on disk when this returns.

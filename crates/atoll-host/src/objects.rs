@@ -24,7 +24,7 @@ use crate::StartError;
 use crate::Step;
 use crate::error::{failed, from_keeper, join_failed};
 use crate::generation::{self, MANIFEST};
-use crate::journal::append;
+use crate::journal::{append, open_whole};
 use crate::signing::Signer;
 
 /// The names of an object's files.
@@ -59,7 +59,8 @@ impl Objects {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(StartError::file("create", &root))?;
         let path = root.join(JOURNAL);
         let entries = read(&path).map_err(StartError::file("read", &path))?;
-        let journal = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let mut options = OpenOptions::new();
+        let journal = open_whole(options.append(true).create(true).mode(0o600), &path);
         let journal = journal.map_err(StartError::file("open", &path))?;
         let book = Book { ledger: Ledger::read(entries), journal };
         let objects = Self { root, signer, book: Mutex::new(book), sealed: tokio::sync::Mutex::default() };

@@ -20,6 +20,7 @@ use atoll_domain::recovery::{Fate, fate};
 use atoll_net::{Leftover, Slot};
 
 use crate::actor::release::remove_directory;
+use crate::error::StartError;
 use crate::history::History;
 use crate::journal::Kept;
 use crate::shared::Shared;
@@ -37,7 +38,8 @@ pub(crate) struct Found {
 
 /// Whether any sandbox is left on the data directory.
 pub(crate) fn has_sandboxes(shared: &Shared) -> bool {
-    !directories(shared).is_empty()
+    // What cannot be seen is taken for there.
+    !matches!(directories(shared), Ok(found) if found.is_empty())
 }
 
 /// What the directories hold.
@@ -49,9 +51,13 @@ pub(crate) struct Survey {
 }
 
 /// Reads every directory and removes what belongs to none; blocks.
-pub(crate) fn survey(shared: &Shared) -> Survey {
+///
+/// # Errors
+/// When the directories cannot be listed: then nobody knows what belongs to none.
+pub(crate) fn survey(shared: &Shared) -> Result<Survey, StartError> {
     let (mut read, mut unreadable) = (Vec::new(), HashSet::new());
-    for dir in directories(shared) {
+    let directories = directories(shared)?;
+    for dir in directories.iter().cloned() {
         match History::read(&dir) {
             Ok(history) if !history.foreign || history.created().is_some() => read.push((dir, history)),
             outcome => {
@@ -62,7 +68,10 @@ pub(crate) fn survey(shared: &Shared) -> Survey {
             }
         }
     }
-    for event in read.iter().flat_map(|(_, history)| history.told()) {
+    // In the order of their numbers: the stream takes none that is lower than its last.
+    let mut told: Vec<_> = read.iter().flat_map(|(_, history)| history.told()).collect();
+    told.sort_by_key(|event| event.seq);
+    for event in told {
         match shared.restore_event(event) {
             Ok(false) => {}
             Ok(true) => tracing::info!(sandbox.id = %event.sandbox, "told an event that a crash had kept back"),
@@ -70,13 +79,15 @@ pub(crate) fn survey(shared: &Shared) -> Survey {
         }
     }
     let found = read.into_iter().filter_map(|(dir, history)| judge(&dir, &history)).collect();
-    sweep(shared);
-    Survey { found, unreadable }
+    sweep(shared, &directories);
+    Ok(Survey { found, unreadable })
 }
 
-fn directories(shared: &Shared) -> Vec<PathBuf> {
-    let entries = fs::read_dir(shared.data.sandboxes()).map(|e| e.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    entries.into_iter().map(|entry| entry.path()).collect()
+/// All of them, or an error: one that is overlooked would lose its groups and its network.
+fn directories(shared: &Shared) -> Result<Vec<PathBuf>, StartError> {
+    let root = shared.data.sandboxes();
+    let list = || -> std::io::Result<Vec<PathBuf>> { fs::read_dir(&root)?.map(|entry| Ok(entry?.path())).collect() };
+    list().map_err(StartError::file("read", &root))
 }
 
 fn judge(dir: &Path, history: &History) -> Option<Found> {
@@ -104,8 +115,8 @@ fn judge(dir: &Path, history: &History) -> Option<Found> {
 }
 
 /// Removes what bears the instance's name and belongs to no directory.
-fn sweep(shared: &Shared) {
-    let names = directories(shared).into_iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
+fn sweep(shared: &Shared, directories: &[PathBuf]) {
+    let names = directories.iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
     let known: HashSet<SandboxId> = names.collect();
     let instance = &shared.net.instance;
     for id in atoll_keeper::cgroup::list(instance).into_iter().filter(|id| !known.contains(id)) {
@@ -113,8 +124,15 @@ fn sweep(shared: &Shared) {
             tracing::error!(sandbox.id = %id, %error, "a control group could not be removed");
         }
     }
-    let (kept, lost): (Vec<_>, Vec<_>) =
-        shared.slots.of_instance(instance).unwrap_or_default().into_iter().partition(|(_, id)| known.contains(id));
+    let slots = match shared.slots.of_instance(instance) {
+        Ok(slots) => slots,
+        Err(error) => {
+            // A running VM's network looks like a leftover to who does not know its slot.
+            tracing::error!(%error, "the slots cannot be read; what a crash left of networks stays until the next start");
+            return;
+        }
+    };
+    let (kept, lost): (Vec<_>, Vec<_>) = slots.into_iter().partition(|(_, id)| known.contains(id));
     let kept: HashSet<Slot> = kept.into_iter().map(|(slot, _)| slot).collect();
     for leftover in atoll_net::leftovers(&shared.net) {
         if !slot_of(shared, &leftover).is_some_and(|slot| kept.contains(&slot))

@@ -209,7 +209,7 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
         failed: Mutex::default(),
         unreadable: HashSet::new(),
     };
-    let recovery::Survey { found, unreadable } = recovery::survey(&shared);
+    let recovery::Survey { found, unreadable } = recovery::survey(&shared)?;
     Ok((Shared { unreadable, ..shared }, found))
 }
 

@@ -60,17 +60,20 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
     }
     match (&event.kind, &sandbox) {
         (HostEventKind::Ended { reason }, Some(sandbox)) => {
-            // One that nobody was told of yet never came to run for its owner.
-            let (over, action) = match sandbox.status {
-                SandboxStatus::Pending => (SandboxStatus::Error, AuditAction::SandboxCreateFailed),
-                _ => (SandboxStatus::Stopped, AuditAction::SandboxEnded),
-            };
-            if tx.mark_over(&sandbox.id, event.incarnation, over, reason, now).await? {
-                let mut row = control.audit(&Principal::System, action, sandbox);
-                row.metadata.insert("reason".into(), reason.clone());
-                tx.audit(&row).await?;
-                let why = Some(reason.clone());
-                tx.happened(&sandbox.id, &control.happening(sandbox, HappeningKind::Ended, why)).await?;
+            let ended = (SandboxStatus::Stopped, AuditAction::SandboxEnded);
+            // One that nobody was told of yet never came to run for its owner; unless its create was written down while this waited
+            // for the writer: then it is as any other.
+            let failed = (SandboxStatus::Error, AuditAction::SandboxCreateFailed);
+            let ways = if sandbox.status == SandboxStatus::Pending { vec![failed, ended] } else { vec![ended] };
+            for (over, action) in ways {
+                if tx.mark_over(&sandbox.id, event.incarnation, over, reason, now).await? {
+                    let mut row = control.audit(&Principal::System, action, sandbox);
+                    row.metadata.insert("reason".into(), reason.clone());
+                    tx.audit(&row).await?;
+                    let why = Some(reason.clone());
+                    tx.happened(&sandbox.id, &control.happening(sandbox, HappeningKind::Ended, why)).await?;
+                    break;
+                }
             }
             control.forget(&sandbox.id);
         }

@@ -9,27 +9,33 @@
 //! Deliberately absent: asking the guest. A VM that stands still because the disk is full is adopted like any other.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use atoll_domain::admission::may_go_on;
 use atoll_domain::host::{HostError, HostEventKind, SandboxSecrets};
 use atoll_keeper::client::{ClientError, Connected, KeeperProcess, connect};
 use atoll_keeper::protocol::State;
 use atoll_keeper::{KeeperError, KeeperSpec};
+use nix::errno::Errno;
 
 use super::vmm::{self, Alive};
 use super::work::{Adoption, Context, Finished};
 use crate::Step;
+use crate::admission::disk_free_mb;
 use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
 use crate::history::History;
-use crate::journal::{Base, Entry, Processes};
+use crate::journal::{self, Base, Entry, Processes};
 
 /// Said of a VM that is stopped because its disk is full.
 pub(super) const DISK_FULL: &str = "disk_full";
 
 /// How often a keeper that is busy is asked again.
 const BUSY_POLL: Duration = Duration::from_millis(20);
+/// How often it is looked whether a full disk has space again.
+const SPACE_POLL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: Context) -> Finished {
     let adopted = async { Ok(adopt(&context).await.unwrap_or_else(|adoption| adoption)) };
@@ -56,10 +62,8 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     let state = connected.client.state().await.map_err(gone)?;
     compare(written, &state, connected.pid)?;
     claim(context, &connected, &state).await?;
-    let process = KeeperProcess::found(state.keeper_pid).map_err(|_| ended("the keeper ended"))?;
-    let secrets = connected.client.secrets().await.map_err(gone)?;
-    let secrets: Option<SandboxSecrets> = secrets.and_then(|text| serde_json::from_str(&text).ok());
-    let secrets = secrets.ok_or_else(|| ended("the keeper does not hold the sandbox's token"))?;
+    let process = KeeperProcess::found(state.keeper_pid).map_err(from_found)?;
+    let secrets = secrets_of(connected.client.secrets().await.map_err(gone)?)?;
     // Answered after the pidfd was opened, so that names this keeper; and what happened before the claim is seen here.
     let state = connected.client.state().await.map_err(gone)?;
     if let Some(status) = state.exited {
@@ -92,12 +96,17 @@ async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecre
     let keeper = &connected.client;
     let state = loop {
         let state = keeper.state().await.map_err(gone)?;
-        if state.busy.is_none() {
-            break state;
+        let no_space = state.stopped.as_deref() == Some(DISK_FULL);
+        match state.busy {
+            Some(_) => tokio::time::sleep(BUSY_POLL).await,
+            // It would stand still again before its agent could answer.
+            None if no_space && !disk_free_mb(context.shared.data.root()).is_ok_and(may_go_on) => {
+                tokio::time::sleep(SPACE_POLL).await;
+            }
+            None => break state,
         }
-        tokio::time::sleep(BUSY_POLL).await;
     };
-    if state.stopped.as_deref().is_some_and(|why| why != DISK_FULL) || state.run_state == "paused" {
+    if state.stopped.is_some() || state.run_state == "paused" {
         keeper.resume().await.map_err(gone)?;
     }
     let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
@@ -136,6 +145,9 @@ fn compare(written: &Processes, state: &State, listener: Option<u32>) -> Result<
     let same = (state.keeper_pid, state.vmm_pid, state.vmm_start)
         == (written.keeper_pid, written.vmm_pid, written.vmm_start)
         && listener.is_none_or(|pid| pid == written.keeper_pid);
+    // Of one that an older Atoll wrote down there is no start; one that has ended meanwhile is found out by its connection.
+    let start = journal::start_time(written.keeper_pid).filter(|_| written.keeper_start != 0);
+    let same = same && start.is_none_or(|start| start == written.keeper_start);
     if same { Ok(()) } else { Err(ended("its keeper is not the one that was written down")) }
 }
 
@@ -166,10 +178,29 @@ fn ended(why: &str) -> Adoption {
 fn from_connect(error: ClientError) -> Adoption {
     match error {
         ClientError::Version(_) => Adoption::TooNew(error.to_string()),
-        ClientError::Connect(_) | ClientError::Gone => ended("the keeper ended while no Atoll ran"),
+        ClientError::Gone => ended("the keeper ended while no Atoll ran"),
+        // No socket, or nobody behind it. Whatever else there is (no descriptors, no memory) says nothing of the keeper.
+        ClientError::Connect(why) if matches!(why.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            ended("the keeper ended while no Atoll ran")
+        }
         ClientError::Timeout(_) => ended("the keeper hangs"),
         other => Adoption::Failed(HostError::Failed(other.to_string())),
     }
+}
+
+fn from_found(error: std::io::Error) -> Adoption {
+    match error.raw_os_error() {
+        Some(code) if code == Errno::ESRCH as i32 => ended("the keeper ended"),
+        _ => Adoption::Failed(failed(&error)),
+    }
+}
+
+/// Token and environment, as the Atoll before this one gave them to the keeper.
+fn secrets_of(text: Option<String>) -> Result<SandboxSecrets, Adoption> {
+    let text = text.ok_or_else(|| ended("the keeper does not hold the sandbox's token"))?;
+    // The error of the parser may quote what it read.
+    serde_json::from_str(&text)
+        .map_err(|_| Adoption::TooNew("its secrets are in a form that this one does not know".into()))
 }
 
 fn gone(error: ClientError) -> Adoption {
@@ -177,5 +208,69 @@ fn gone(error: ClientError) -> Adoption {
         ClientError::Gone => ended("the keeper ended"),
         ClientError::Timeout(_) => ended("the keeper hangs"),
         other => Adoption::Failed(failed(&other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect_failed(code: Errno) -> Adoption {
+        from_connect(ClientError::Connect(code.into()))
+    }
+
+    #[test]
+    fn only_a_keeper_that_is_known_to_be_gone_has_ended() {
+        for code in [Errno::ENOENT, Errno::ECONNREFUSED] {
+            assert!(matches!(connect_failed(code), Adoption::Ended(_)), "{code}");
+        }
+        for code in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::EIO] {
+            assert!(matches!(connect_failed(code), Adoption::Failed(_)), "{code}");
+            assert!(matches!(from_found(code.into()), Adoption::Failed(_)), "{code}");
+        }
+        assert!(matches!(from_found(Errno::ESRCH.into()), Adoption::Ended(_)));
+        assert!(matches!(from_connect(ClientError::Version("7".into())), Adoption::TooNew(_)));
+    }
+
+    #[test]
+    fn secrets_of_another_form_are_a_newer_atolls_and_are_not_quoted() {
+        assert!(matches!(secrets_of(None), Err(Adoption::Ended(_))));
+        let Err(Adoption::TooNew(why)) = secrets_of(Some(r#"{"token_v2":"hidden"}"#.into())) else { panic!("taken") };
+        assert!(!why.contains("hidden") && !why.contains("token_v2"), "{why}");
+    }
+
+    #[test]
+    fn a_keeper_that_is_not_the_one_written_down_is_another() {
+        let own = std::process::id();
+        let written = Processes {
+            keeper_pid: own,
+            vmm_pid: 7,
+            vmm_start: 8,
+            keeper_start: journal::start_time(own).unwrap(),
+            boot_id: "b".into(),
+            at: 0,
+            steady: None,
+        };
+        let state = State {
+            vmm_pid: 7,
+            vmm_start: 8,
+            keeper_pid: own,
+            exited: None,
+            run_state: "running".into(),
+            stopped: None,
+            claim: 1,
+            console_offset: 0,
+            vmm_log: String::new(),
+            phases: Vec::new(),
+            busy: None,
+            snapshot: None,
+        };
+        assert!(compare(&written, &state, Some(own)).is_ok());
+        assert!(compare(&written, &State { vmm_pid: 9, ..state.clone() }, Some(own)).is_err());
+        assert!(compare(&written, &State { vmm_start: 9, ..state.clone() }, Some(own)).is_err());
+        assert!(compare(&written, &State { keeper_pid: 1, ..state.clone() }, Some(own)).is_err());
+        assert!(compare(&written, &state, Some(1)).is_err(), "another listens");
+        let reused = Processes { keeper_start: written.keeper_start + 1, ..written };
+        assert!(compare(&reused, &state, Some(own)).is_err(), "the number was given to another process");
     }
 }

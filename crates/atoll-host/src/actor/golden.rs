@@ -62,7 +62,7 @@ fn context(shared: &Arc<Shared>, template: &str, shape: Shape) -> Result<Context
     let secrets = SandboxSecrets { token: GuestToken::from_random(random()?), envs: std::collections::BTreeMap::new() };
     Ok(Context {
         shared: Arc::clone(shared),
-        facts: watch::channel(first_facts(&call, &id, &dir)).0,
+        facts: watch::channel(first_facts(call.incarnation, &id, &dir)).0,
         cancel: shared.stopping.child_token(),
         call,
         spec,

@@ -35,7 +35,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use atoll_domain::SandboxId;
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
     Call, Destroyed, GuestToken, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
@@ -43,6 +42,7 @@ use atoll_domain::host::{
 };
 use atoll_domain::record::Paused;
 use atoll_domain::ttl::Lifetime;
+use atoll_domain::{Incarnation, SandboxId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -147,7 +147,7 @@ impl Actor {
         let dir = shared.data.sandboxes().join(spec.id.as_str());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (created, created_seen) = watch::channel(None);
-        let (facts, facts_seen) = watch::channel(first_facts(&call, &spec.id, &dir));
+        let (facts, facts_seen) = watch::channel(first_facts(call.incarnation, &spec.id, &dir));
         let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
         let may_pause_itself = Arc::new(AtomicBool::new(spec.lifetime.may_pause()));
         let handle = Handle {
@@ -476,10 +476,15 @@ fn exit_reason(status: i32) -> String {
     }
 }
 
-fn first_facts(call: &Call, id: &SandboxId, dir: &std::path::Path) -> SandboxFacts {
+/// Said of one that has no actor, because its journal cannot be read.
+pub(crate) fn unread_facts(id: &SandboxId, dir: &std::path::Path) -> SandboxFacts {
+    first_facts(Incarnation::FIRST, id, dir)
+}
+
+fn first_facts(incarnation: Incarnation, id: &SandboxId, dir: &std::path::Path) -> SandboxFacts {
     SandboxFacts {
         id: id.clone(),
-        incarnation: call.incarnation,
+        incarnation,
         state: HostSandboxState::Starting,
         directory: dir.display().to_string(),
         keeper_pid: None,

@@ -27,6 +27,7 @@ use super::vmm::{self, Alive, Beginning};
 use super::work::{Context, Finished};
 use crate::error::{failed, from_client, from_keeper, from_net, join_failed};
 use crate::generation;
+use crate::history::History;
 use crate::journal::{Base, Entry, Kept};
 use crate::ready::Ready;
 use crate::{Step, admission};
@@ -58,21 +59,31 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
     let resumed = resume(&context, &kept, &order, &mut process).await;
     if let Err(failure) = &resumed {
         tracing::warn!(sandbox.id = %context.spec.id, error = %failure.error, "a sandbox could not be resumed");
+        if failure.memory_lost {
+            kept.paused.generation = None;
+            kept.diff = false;
+        }
+        // First of all: `Running` without a VM is a sandbox that is over, with its disk.
+        if (failure.memory_lost || runs_by_its_journal(&context).await)
+            && let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await
+        {
+            tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
+        }
         vmm::give_up(process).await;
         let (shared, spec) = (context.shared.clone(), context.spec.clone());
         let removed = tokio::task::spawn_blocking(move || super::release::give_vm_back(&shared, &spec)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
         }
-        if failure.memory_lost {
-            kept.paused.generation = None;
-            kept.diff = false;
-            if let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await {
-                tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
-            }
-        }
     }
     Finished::Resumed(resumed.map_err(|failure| (failure.error, Box::new(kept))))
+}
+
+/// Whether the journal says that there is a VM; one that cannot be read is no reason to write to it.
+async fn runs_by_its_journal(context: &Context) -> bool {
+    let dir = context.dir.clone();
+    let read = tokio::task::spawn_blocking(move || History::read(&dir)).await;
+    read.is_ok_and(|history| history.is_ok_and(|history| history.paused().is_none()))
 }
 
 async fn resume(

@@ -62,10 +62,12 @@ async fn look_after(keeper: KeeperClient, data: PathBuf, mut halted: watch::Rece
             },
         }
         let is_halted = *halted.borrow();
-        let sign = match is_halted {
-            true if disk_free_mb(&data).is_ok_and(may_go_on) => keeper.resume().await,
-            true => continue,
-            false => keeper.probe().await,
+        let may = is_halted && disk_free_mb(&data).is_ok_and(may_go_on);
+        let goes_on = if may { Some(keeper.resume().await) } else { None };
+        let sign = match goes_on {
+            Some(outcome) if !matches!(outcome, Err(ClientError::Refused(_))) => outcome,
+            // One that stands still, or may not go on yet, answers all the same.
+            _ => keeper.probe().await,
         };
         match sign {
             Ok(()) => misses = 0,

@@ -77,7 +77,7 @@ impl HostDriver for InProcess {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>> {
-        ready(self.0.list()).boxed()
+        ready(Ok(self.0.list())).boxed()
     }
 
     fn inspect(&self, id: SandboxId) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {

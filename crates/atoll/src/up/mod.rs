@@ -7,6 +7,7 @@
 
 mod admin_file;
 mod build_progress;
+mod descriptors;
 mod driver;
 mod first_start;
 pub(crate) mod instance;
@@ -43,6 +44,7 @@ pub(crate) async fn up(global: &Global, args: UpArgs, mut given: Given) -> Resul
     }
     let bars = MultiProgress::new();
     logs::start(&settings.log, settings.log_json, &bars)?;
+    descriptors::raise();
     let stop = on_signal()?;
     let progress = BuildProgress::new(style(global.quiet), bars.clone(), stop.token().clone());
     let cache = open_cache(&given, settings.cache.as_deref())?;

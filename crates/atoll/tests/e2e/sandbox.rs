@@ -83,7 +83,11 @@ async fn a_fresh_guest_is_a_machine_of_its_own() {
         assert_eq!(one.sh(&line).await, "tmpfs", "{mount}");
     }
     assert_eq!(one.sh("findmnt -no FSTYPE /sys/fs/cgroup; findmnt -no FSTYPE /dev/pts").await, "cgroup2\ndevpts");
-    assert_eq!(one.sh("cat /proc/1/comm | head -c 10; tr '\\0' ' ' < /proc/1/cmdline | wc -w").await.is_empty(), false);
+    // The agent, which starts commands, is a child of the reaper; what loses its parent is the reaper's to bury.
+    let agent = "[ $PPID != 1 ] && cut -d' ' -f4 /proc/$PPID/stat";
+    assert_eq!(one.sh(agent).await, "1");
+    let orphan = "p=$(sh -c 'sleep 0.2 >/dev/null & echo $!'); while [ -e /proc/$p ]; do sleep 0.1; done; echo buried";
+    assert_eq!(one.sh(orphan).await, "buried");
     let shm = "import multiprocessing as m; q = m.Queue(); p = m.Process(target=q.put, args=(5,)); p.start(); print(q.get()); p.join()";
     assert_eq!(one.python(shm).await, "5", "semaphores in shared memory work");
     one.end().await;

@@ -120,7 +120,7 @@ async fn call(agent: &HostAgent, ask: Ask) -> Result<Value, HostError> {
         }
         Ask::DropTemplate(template) => value(to_value(agent.drop_template(template).await?)),
         Ask::Templates => value(to_value(agent.templates())),
-        Ask::List => value(to_value(agent.list()?)),
+        Ask::List => value(to_value(agent.list())),
         Ask::Stop { destroy } => {
             agent.shutdown(if destroy { OnExit::Destroy } else { OnExit::Keep }).await;
             Ok(Value::Null)

@@ -109,7 +109,9 @@ fn is_as_answered(sandbox: &Sandbox, told: &Told, allowed: Allowed) -> Result<()
         Some((Deed::Pause | Deed::Resume, false)) => !over,
         Some((Deed::Destroy, answered)) => over || !answered,
     };
-    if fits || (over && allowed.end) {
+    // What was paused has no keeper and no VMM any more whose death could end it.
+    let may_end = allowed.end && !matches!(told.sandbox, Some((Deed::Pause, true)));
+    if fits || (over && may_end) {
         return Ok(());
     }
     Err(format!("{} is {status} ({:?}), and was told {:?}", sandbox.id, sandbox.reason, told.sandbox))

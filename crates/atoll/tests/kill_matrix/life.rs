@@ -187,7 +187,9 @@ fn strike(world: &mut World, victim: Victim, before: &BTreeSet<String>, progress
     let there = checker::sandboxes(&data);
     let newest = there.iter().find(|id| !before.contains(*id)).cloned();
     let of_the_life = progress.told().id.clone().filter(|id| there.contains(id));
-    let subject = newest.or(of_the_life).or_else(|| world.resident.clone());
+    // One of the life that nobody was told of, where it was there before this place.
+    let another = there.iter().find(|id| Some(*id) != world.resident.as_ref()).cloned();
+    let subject = newest.or(of_the_life).or(another).or_else(|| world.resident.clone());
     let killed = subject.as_ref().is_some_and(|id| checker::kill_of(&data, id, victim));
     if killed && subject == world.resident {
         world.resident = None;
