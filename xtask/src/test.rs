@@ -2,8 +2,8 @@
 //!
 //! How it works: the binary is built first, clippy and the tests reuse its build scripts and dependencies (one profile for
 //! all). Test programs are compiled by one cargo call and then run one by one, so that each has a line, a time and a limit
-//! of its own; those that boot VMs (test targets named `e2e*`, and the kill matrix, of which a commit runs its own slice; of the
-//! long test forty cycles) come last, few at a time. They are run as root where possible, because namespaces and jails need it.
+//! of its own; those that boot VMs (test targets named `e2e*`, and the kill matrix, of which a commit runs its own slice) come
+//! last, few at a time. They are run as root where possible, because namespaces and jails need it.
 //!
 //! Deliberately absent: retries. A test that fails once failed.
 
@@ -96,6 +96,10 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
         programs = compile(workspace)?;
         Ok(())
     });
+    let (long, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_long);
+    for program in long {
+        println!("{}: in `make soak` alone, until 40 cycles have run clean in CI", program.name());
+    }
     let (vms, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::boots_vms);
     for (name, key, programs, limit) in
         [("tests", "tests", units, UNIT_LIMIT), ("tests with VMs", "vms", vms, VM_LIMIT)]

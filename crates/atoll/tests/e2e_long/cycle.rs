@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::guest::{self, Kept as What};
 use crate::host::Ask;
-use crate::machine::strike;
+use crate::machine::{lives, strike};
 use crate::plan::{Deed, Kill, Plan, Victim};
 use crate::world::{Failure, Kept, Subject, World, until};
 
@@ -150,13 +150,15 @@ async fn facts(world: &World, subject: &Subject) -> Result<Option<SandboxFacts>,
     Ok(world.list().await?.into_iter().find(|facts| facts.id == subject.id))
 }
 
-/// Waits until nothing happens to it any more; one whose keeper or VMM was killed does not run on.
+/// Waits until nothing happens to it any more; one whose keeper or VMM was killed runs only where a boot was tried again, by others.
 async fn settled(world: &World, subject: &Subject, struck: Option<Victim>) -> Result<State, String> {
     let dead = matches!(struck, Some(Victim::Keeper | Victim::Vmm));
     until("the sandbox to settle", || async {
         let Some(facts) = facts(world, subject).await? else { return Ok(State::Gone) };
         match (facts.state, facts.paused) {
-            (HostSandboxState::Running, _) if !dead => Ok(State::Running),
+            (HostSandboxState::Running, _) if !dead || lives(facts.keeper_pid) && lives(facts.vmm_pid) => {
+                Ok(State::Running)
+            }
             (HostSandboxState::Paused, Some(paused)) if paused.generation.is_some() => {
                 Ok(State::Paused { quiesced: paused.quiesced })
             }

@@ -18,13 +18,25 @@ pub(crate) async fn strike(id: &str, victim: Victim, over: impl Fn() -> bool) ->
         let last = over();
         let found = keeper(id).and_then(|keeper| if victim == Victim::Vmm { vmm(keeper) } else { Some(keeper) });
         if let Some(pid) = found {
-            return kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
+            let killed = kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
+            // A large one takes a moment, in which it would still be taken for alive.
+            while killed && lives(u32::try_from(pid).ok()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            return killed;
         }
         if last {
             return false;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Whether there is such a process, and not only what its parent has not buried yet.
+pub(crate) fn lives(pid: Option<u32>) -> bool {
+    let stat = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    let state = stat.as_deref().and_then(|stat| stat.rsplit_once(") ")).and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 fn keeper(id: &str) -> Option<i32> {
