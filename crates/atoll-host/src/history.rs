@@ -232,6 +232,7 @@ mod tests {
         let text = std::fs::read(&path).unwrap();
         for cut in whole..text.len() {
             std::fs::write(&path, &text[..cut]).unwrap();
+            Journal::mend(&dir).unwrap();
             Journal::open(&dir).unwrap().write(&boot(7)).unwrap();
             let history = History::read(&dir).unwrap();
             assert!(!history.foreign && history.running().is_none(), "cut at {cut}");

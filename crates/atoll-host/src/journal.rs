@@ -229,10 +229,17 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Cuts off what an earlier Atoll did not finish writing, before this one writes anything. Blocks.
+    pub(crate) fn mend(dir: &Path) -> std::io::Result<()> {
+        match open_whole(OpenOptions::new().append(true), &path(dir)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            opened => opened.map(drop),
+        }
+    }
+
     /// Opens what is there, for more.
     pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
-        let mut options = OpenOptions::new();
-        Ok(Self { file: open_whole(options.append(true), &path(dir))? })
+        Ok(Self { file: OpenOptions::new().append(true).open(path(dir))? })
     }
 
     /// Writes a paused sandbox's journal anew if it has grown long: what it is, what it told last, what is kept.
@@ -308,7 +315,8 @@ pub(crate) fn boot_id() -> String {
     text.trim().to_owned()
 }
 
-/// Opens a file of lines for more of them, without what a crash cut short at its end: the next line would be glued to it.
+/// Opens a file of lines for more of them, without what a crash cut short at its end: the next line would be glued to it. Nobody
+/// else may be writing: half of a line looks like one that was cut short.
 pub(crate) fn open_whole(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
     let file = options.read(true).open(path)?;
     let length = file.metadata()?.len();

@@ -22,7 +22,7 @@ use atoll_net::{Leftover, Slot};
 use crate::actor::release::remove_directory;
 use crate::error::StartError;
 use crate::history::History;
-use crate::journal::Kept;
+use crate::journal::{Journal, Kept};
 use crate::shared::Shared;
 
 /// A sandbox that was found.
@@ -58,7 +58,7 @@ pub(crate) fn survey(shared: &Shared) -> Result<Survey, StartError> {
     let (mut read, mut unreadable) = (Vec::new(), HashSet::new());
     let directories = directories(shared)?;
     for dir in directories.iter().cloned() {
-        match History::read(&dir) {
+        match Journal::mend(&dir).and_then(|()| History::read(&dir)) {
             Ok(history) if !history.foreign || history.created().is_some() => read.push((dir, history)),
             outcome => {
                 let why =

@@ -11,7 +11,8 @@ const ROUNDS: usize = 2;
 const AT_ONCE: usize = 2;
 
 /// Creates, runs and ends sandboxes, several at once; those of the last round are left.
-async fn load(client: &Client) -> Vec<String> {
+async fn load(world: &World) -> Vec<String> {
+    let client = &world.client();
     let mut left = Vec::new();
     for round in 0..ROUNDS {
         let made = futures_util::future::join_all((0..AT_ONCE).map(|n| async move {
@@ -25,7 +26,9 @@ async fn load(client: &Client) -> Vec<String> {
         left = made.await;
         if round + 1 < ROUNDS {
             let ends = left.iter().map(|id| client.destroy(id));
-            futures_util::future::join_all(ends).await.into_iter().for_each(|ended| ended.unwrap());
+            futures_util::future::join_all(ends).await.into_iter().for_each(|ended| {
+                ended.unwrap_or_else(|why| panic!("{why}\n{}", world.last_log()));
+            });
         }
     }
     left
@@ -44,7 +47,7 @@ async fn facts(client: &Client, ids: &[String]) -> Vec<(HostFacts, Option<String
 async fn two_instances_under_load_share_nothing_and_one_is_killed_and_cleaned_without_the_other() {
     let (mut one, other) = (World::running().await, World::running().await);
     let (left, right) = (one.client(), other.client());
-    let (ones, others) = tokio::join!(load(&left), load(&right));
+    let (ones, others) = tokio::join!(load(&one), load(&other));
     one.agrees().await;
     other.agrees().await;
     let all = [facts(&left, &ones).await, facts(&right, &others).await].concat();
