@@ -115,7 +115,15 @@ impl Parts {
         command
             .arg("-M")
             .arg(format!("microvm,acpi=on,pit=off,pic=off,{rtc}suppress-vmdesc=on,mem-merge=off,memory-backend=mem"));
-        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
+        command.args([
+            "-bios",
+            atoll_keeper::tree::BIOS,
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
         command.arg("-serial").arg(format!("file:{}", dir.join("console").display()));
         command.args(["-global", "virtio-mmio.force-legacy=false", "-global", "migration.send-configuration=off"]);
         let drive = "format=raw,auto-read-only=off,file.locking=off";

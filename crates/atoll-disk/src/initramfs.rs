@@ -15,8 +15,9 @@ const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CONSOLE: u32 = 0o020_600;
-/// QEMU 7.2's microvm leaves the ACPI tables out, and so the guest without any device, for some lengths of an initrd: 3,841,272
-/// bytes, and 4, 4,096 or 8,192 more, each time; never (of eight lengths tried) where these are whole pages or another part of one.
+/// QEMU puts an initrd at the very end of memory, where SeaBIOS keeps the ACPI tables: with some lengths (3,841,272 bytes, and 4, 4,096
+/// or 8,192 more) guests found no tables and so no device. A VMM of ours begins with qboot, which keeps them elsewhere; whole
+/// pages leave the last page free under either.
 const PAGE: usize = 4096;
 
 /// The initramfs of a kernel and a guest agent, written if it is not in the cache.

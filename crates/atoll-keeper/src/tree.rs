@@ -20,11 +20,12 @@ pub const KERNEL: &str = "/boot/kernel";
 /// Where the initramfs is bound in the tree.
 pub const INITRD: &str = "/boot/initrd";
 
-/// `(source, place in the tree)`; the first source that is there is taken.
-const FIRMWARE: &[(&[&str], &str)] = &[
-    (&["/usr/share/seabios/bios-microvm.bin", "/usr/share/qemu/bios-microvm.bin"], "/usr/share/qemu/bios-microvm.bin"),
-    (&["/usr/share/qemu/pvh.bin"], "/usr/share/qemu/pvh.bin"),
-];
+/// The firmware, by its place in the tree. qboot begins the kernel some 70 ms sooner than SeaBIOS; and SeaBIOS keeps the ACPI tables in
+/// the last pages of memory, where the end of an initramfs is written over them.
+pub const BIOS: &str = "/usr/share/qemu/qboot.rom";
+/// Files that QEMU reads by itself: `(source, place in the tree)`; the first source that is there is taken.
+const FIRMWARE: &[(&[&str], &str)] =
+    &[(&[BIOS, "/usr/share/qboot/qboot.rom"], BIOS), (&["/usr/share/qemu/pvh.bin"], "/usr/share/qemu/pvh.bin")];
 const MODULES: &[&str] = &["/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so", "/usr/lib/qemu/accel-tcg-x86_64.so"];
 
 /// The tree for this machine's QEMU, made under `cache/trees/` if it is not there.

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 
 use crate::KeeperSpec;
 use crate::spec::{Accelerator, Start};
-use crate::tree::{INITRD, KERNEL};
+use crate::tree::{BIOS, INITRD, KERNEL};
 
 /// The processor that is emulated: all that QEMU can, but for the "fast" string moves, which it carries out byte by byte: without
 /// them kernel and C library copy words.
@@ -69,6 +69,7 @@ pub fn arguments(spec: &KeeperSpec, fds: &Descriptors) -> Vec<String> {
         format!("memory-backend-file,id=mem,mem-path=/proc/self/fd/{ram},size={memory}M,share=off,merge=off"),
     );
     option("M", format!("microvm,acpi=on,{devices}suppress-vmdesc=on,mem-merge=off,memory-backend=mem"));
+    option("bios", BIOS.into());
     for flag in ["nodefaults", "no-user-config", "no-reboot"] {
         option(flag, String::new());
     }
