@@ -1,10 +1,11 @@
 //! Which booted, idle sandboxes are kept so that a create is a restore.
 //!
 //! How it works: a configured list of shapes per base template, the more important first. A golden belongs to one combination of kernel,
-//! base image, agent and VMM ([`Golden::identity`]); one of another combination is stale. [`plan`] says what to drop and what to boot:
-//! stale ones and those of shapes that are not configured go; over the budget the least recently used goes first; what is missing and
-//! fits is booted. Dropping one only drops a reference: whatever was started from it keeps its objects. [`start`] says how a
-//! create begins.
+//! base image, agent and VMM ([`Golden::identity`]); one of another combination is stale, and so is one that this machine cannot
+//! restore ([`Golden::usable`]). [`plan`] says what to drop and what to boot: stale ones and those of shapes that are not configured
+//! go; over the budget the least recently used goes first; what is missing and fits is booted. How large one is shows when it is
+//! there, so a plan is made again after each. Dropping one only drops a reference: whatever was started from it keeps its objects.
+//! [`start`] says how a create begins.
 //!
 //! Deliberately absent: booting, and sharing between teams: goldens are the platform's, of templates without a team.
 
@@ -62,9 +63,11 @@ pub struct Golden {
     pub shape: GoldenShape,
     /// Digest of kernel, base image, agent and VMM together.
     pub identity: Digest,
+    /// Whether this machine can restore it: the same processor, clock rate and devices, and a manifest that can be read.
+    pub usable: bool,
     /// Allocated bytes.
     pub bytes: u64,
-    /// When a create used it last (or it was made); any clock that grows.
+    /// When a create used it last, by any clock that grows; 0 before the first.
     pub used: u64,
 }
 
@@ -77,7 +80,7 @@ pub struct Wanted {
     pub shape: GoldenShape,
     /// What it would be made of now.
     pub identity: Digest,
-    /// How many bytes it is expected to take.
+    /// How many bytes it takes, if one was made before, or is expected to take.
     pub bytes: u64,
 }
 
@@ -93,10 +96,13 @@ pub struct Plan {
 /// Decides what to keep within `budget` bytes.
 ///
 /// A golden that is there is kept while it fits, whatever the order of the configuration; what is missing is booted only into room that
-/// is free, so that two shapes that do not both fit never push each other out in turn.
+/// is free, so that two shapes that do not both fit never push each other out in turn. Among those used equally long ago the last in
+/// `there` goes first.
 pub fn plan(wanted: &[Wanted], there: &[Golden], budget: u64) -> Plan {
     let current = |golden: &Golden| {
-        wanted.iter().any(|w| w.template == golden.template && w.shape == golden.shape && w.identity == golden.identity)
+        let is_it =
+            |w: &Wanted| w.template == golden.template && w.shape == golden.shape && w.identity == golden.identity;
+        golden.usable && wanted.iter().any(is_it)
     };
     let (mut keep, mut drop): (Vec<usize>, Vec<usize>) = (0..there.len()).partition(|at| current(&there[*at]));
     let total = |keep: &[usize]| keep.iter().map(|at| there[*at].bytes).fold(0, u64::saturating_add);
@@ -149,7 +155,7 @@ pub fn start(template: &str, shape: Shape, identity: &Digest, cold: bool, there:
         return Start::Cold(WhyCold::Asked);
     }
     let Some(wanted) = GoldenShape::of(shape) else { return Start::Cold(WhyCold::SmallDisk) };
-    let fits = |g: &Golden| g.template == template && g.shape == wanted && g.identity == *identity;
+    let fits = |g: &Golden| g.usable && g.template == template && g.shape == wanted && g.identity == *identity;
     match there.iter().position(fits) {
         Some(golden) => Start::Restore { golden, grow: shape.disk_mb > DEFAULT_DISK_MB },
         None => Start::Cold(WhyCold::NoGolden),

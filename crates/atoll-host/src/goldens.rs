@@ -2,30 +2,36 @@
 //!
 //! How it works: one task. Once images are ready, `atoll_domain::golden` says from the configured shapes, the budget and what is there
 //! which goldens to drop and which to boot; each is an object whose holder's name says template, shape and identity (kernel,
-//! image, agent and VMM together). One is booted at a time, and none while a sandbox is being made. A create asks [`of`] for one
-//! that fits, which notes the use as the time of the object's `used` file.
+//! image, agent and VMM together), and whose manifest says on which machine it can be restored. One is booted at a time, after a
+//! while in which no sandbox boots, and what it takes on the disk counts in the next plan. A create asks [`of`] for one that fits,
+//! which notes the use as the time of the object's `used` file.
 //!
 //! Deliberately absent: sharing between teams of anything but the platform's own templates: there are no others.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, FileTimes};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use atoll_domain::golden::{Golden, GoldenShape, Start, Wanted, plan, start};
-use atoll_domain::host::{HostError, HostSandboxState, SandboxSpec};
+use atoll_domain::host::{HostError, SandboxSpec};
 use atoll_domain::objects::{Holder, ObjectId};
-use atoll_domain::snapshot::Digest;
+use atoll_domain::snapshot::{Digest, Verdict, judge};
+use tokio::sync::Semaphore;
 
+use crate::data_dir::put;
 use crate::error::{failed, join_failed};
 use crate::objects::allocated;
 use crate::ready::Ready;
-use crate::shared::{Shared, held};
+use crate::shared::{Shared, boots_at_once};
 use crate::{actor, admission};
 
 const USED: &str = "used";
-/// How often it is looked whether sandboxes are being made.
+/// How often it is looked whether a VM boots, and for how long.
 const IDLE_POLL: Duration = Duration::from_millis(200);
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// A golden that could not be booted is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -48,33 +54,67 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
     let Some(ready) = shared.stopping.run_until_cancelled(shared.ready()).await else { return Ok(()) };
     let ready = ready?;
     let budget = shared.config.golden_budget_mb << 20;
-    let (wanted, there) = (wanted(shared, &ready), there(shared).await?);
-    let found: Vec<Golden> = there.iter().map(|(golden, _)| golden.clone()).collect();
-    let plan = plan(&wanted, &found, budget);
-    for at in plan.drop {
-        let (shared, name) = (Arc::clone(shared), name_of(&there[at].0));
-        let dropped = tokio::task::spawn_blocking(move || shared.objects.release(&Holder::Golden { name }));
-        dropped.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
-    }
-    for at in plan.boot {
-        let want = &wanted[at];
-        if shared.stopping.run_until_cancelled(quiet(shared)).await.is_none() {
+    let mut sizes = Sizes::read(shared.data.root());
+    // One that does not count as there when it was made would be made for ever.
+    let mut tried = HashSet::new();
+    loop {
+        let (wanted, there) = (wanted(shared, &ready, &sizes), there(shared, &ready).await?);
+        let found: Vec<Golden> = there.iter().map(|found| found.golden.clone()).collect();
+        let plan = plan(&wanted, &found, budget);
+        for at in plan.drop {
+            sizes.note(name_of(&found[at]), found[at].bytes, &wanted);
+            let (shared, holder) = (Arc::clone(shared), there[at].holder.clone());
+            let dropped = tokio::task::spawn_blocking(move || shared.objects.release(&holder));
+            dropped.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
+        }
+        let named = plan.boot.iter().map(|at| (&wanted[*at], name_of_wanted(&wanted[*at])));
+        let Some((want, name)) = named.into_iter().find(|(_, name)| !tried.contains(name)) else { return Ok(()) };
+        if shared.stopping.run_until_cancelled(quiet(&shared.boots, boots_at_once(), IDLE_LIMIT)).await.is_none() {
             return Ok(());
         }
         admission::check_shape(shared.data.root(), want.shape.shape(), shared.promised(None))?;
-        let name = name(&want.template, want.shape, &want.identity);
         let bytes = actor::golden::build(shared, &want.template, want.shape.shape(), name.clone()).await?;
         tracing::info!(%name, bytes, "a golden is ready");
+        sizes.note(name.clone(), bytes, &wanted);
+        tried.insert(name);
     }
-    Ok(())
 }
 
-/// Waits until no sandbox is being made: a boot is all computing.
-async fn quiet(shared: &Shared) {
-    let starting =
-        || held(&shared.sandboxes).values().any(|handle| handle.facts.borrow().state == HostSandboxState::Starting);
-    while starting() {
-        tokio::time::sleep(IDLE_POLL).await;
+/// Waits until no VM boots, because a boot is all computing; on a host on which one always does, no longer than a while: the golden's
+/// own boot takes its turn then, and makes the others shorter.
+async fn quiet(boots: &Semaphore, all: usize, limit: Duration) {
+    let idle = async {
+        while boots.available_permits() < all {
+            tokio::time::sleep(IDLE_POLL).await;
+        }
+    };
+    // Either is a reason to begin.
+    let _ = tokio::time::timeout(limit, idle).await;
+}
+
+/// How large goldens were that were made: kept, so that one that does not fit is not booted again at each start to find that out.
+struct Sizes {
+    path: PathBuf,
+    of: BTreeMap<String, u64>,
+}
+
+impl Sizes {
+    fn read(data: &Path) -> Self {
+        let path = data.join("golden-sizes.json");
+        let text = std::fs::read(&path).unwrap_or_default();
+        // Without them the first boot tells.
+        Self { path, of: serde_json::from_slice(&text).unwrap_or_default() }
+    }
+
+    /// Keeps one, and forgets those of goldens that nobody wants any more.
+    fn note(&mut self, name: String, bytes: u64, wanted: &[Wanted]) {
+        self.of.insert(name, bytes);
+        let wanted: HashSet<String> = wanted.iter().map(name_of_wanted).collect();
+        self.of.retain(|name, _| wanted.contains(name));
+        let written = serde_json::to_vec(&self.of).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|text| put(&self.path, &text, 0o600)) {
+            tracing::debug!(%error, "a golden's size could not be written down");
+        }
     }
 }
 
@@ -89,13 +129,13 @@ fn identity(ready: &Ready) -> Digest {
     Digest(*hasher.finalize().as_bytes())
 }
 
-fn wanted(shared: &Shared, ready: &Ready) -> Vec<Wanted> {
-    let want = |shape: &GoldenShape| Wanted {
-        template: ready.image.template.clone(),
-        shape: *shape,
-        identity: identity(ready),
+fn wanted(shared: &Shared, ready: &Ready, sizes: &Sizes) -> Vec<Wanted> {
+    let (template, identity) = (&ready.image.template, identity(ready));
+    let want = |shape: &GoldenShape| {
         // A guest that has just booted touches about a quarter of a small memory, and 100 MB of a large one.
-        bytes: (u64::from(shape.memory_mb) / 4).clamp(32, 160) << 20,
+        let expected = (u64::from(shape.memory_mb) / 4).clamp(32, 160) << 20;
+        let bytes = sizes.of.get(&name(template, *shape, &identity)).copied().unwrap_or(expected);
+        Wanted { template: template.clone(), shape: *shape, identity, bytes }
     };
     shared.config.golden_shapes.iter().map(want).collect()
 }
@@ -108,6 +148,10 @@ fn name_of(golden: &Golden) -> String {
     name(&golden.template, golden.shape, &golden.identity)
 }
 
+fn name_of_wanted(wanted: &Wanted) -> String {
+    name(&wanted.template, wanted.shape, &wanted.identity)
+}
+
 fn parse(name: &str) -> Option<(String, GoldenShape, Digest)> {
     let mut parts = name.rsplitn(3, '-');
     let identity = Digest::try_from(parts.next()?.to_owned()).ok()?;
@@ -115,24 +159,38 @@ fn parse(name: &str) -> Option<(String, GoldenShape, Digest)> {
     Some((parts.next()?.to_owned(), shape, identity))
 }
 
-async fn there(shared: &Arc<Shared>) -> Result<Vec<(Golden, ObjectId)>, HostError> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || list(&shared)).await.map_err(join_failed)
+/// One that is there, and under what.
+struct Found {
+    golden: Golden,
+    holder: Holder,
+    object: ObjectId,
+    /// Microseconds since 1970. The oldest is the first: what turns out too large goes itself, not one that fitted before it.
+    made: i64,
+}
+
+async fn there(shared: &Arc<Shared>, ready: &Arc<Ready>) -> Result<Vec<Found>, HostError> {
+    let (shared, ready) = (Arc::clone(shared), Arc::clone(ready));
+    tokio::task::spawn_blocking(move || list(&shared, &ready)).await.map_err(join_failed)
 }
 
 /// All that are there. Blocks for a few file system calls each.
-fn list(shared: &Shared) -> Vec<(Golden, ObjectId)> {
+fn list(shared: &Shared, ready: &Ready) -> Vec<Found> {
     let one = |holder: Holder| {
         let Holder::Golden { name } = &holder else { return None };
         let (template, shape, identity) = parse(name)?;
         let object = shared.objects.of(&holder)?;
         let path = shared.objects.path(&object);
-        let used = std::fs::metadata(path.join(USED)).or_else(|_| std::fs::metadata(&path)).ok()?;
-        let used = u64::try_from(used.mtime()).unwrap_or(0);
-        let golden = Golden { template, shape, identity, bytes: allocated(&path).ok()?, used };
-        Some((golden, object))
+        let used = std::fs::metadata(path.join(USED)).map_or(0, |used| u64::try_from(used.mtime()).unwrap_or(0));
+        let here = actor::golden::platform(shared, ready, &template, shape.shape());
+        let manifest = shared.objects.manifest(&object);
+        let usable = manifest.as_ref().is_ok_and(|was| judge(was, &here) == Verdict::Usable);
+        let made = manifest.map_or(i64::MAX, |manifest| manifest.created_at);
+        let golden = Golden { template, shape, identity, usable, bytes: allocated(&path).ok()?, used };
+        Some(Found { golden, holder, object, made })
     };
-    shared.objects.holders().into_iter().filter_map(one).collect()
+    let mut found: Vec<Found> = shared.objects.holders().into_iter().filter_map(one).collect();
+    found.sort_by_key(|found| found.made);
+    found
 }
 
 /// The golden that a create is restored from, if there is one that fits; its use is noted. Blocks.
@@ -140,16 +198,49 @@ pub(crate) fn of(shared: &Shared, ready: &Ready, spec: &SandboxSpec) -> Option<O
     if spec.cold || shared.config.golden_shapes.is_empty() {
         return None;
     }
-    let there = list(shared);
-    let goldens: Vec<Golden> = there.iter().map(|(golden, _)| golden.clone()).collect();
+    let there = list(shared, ready);
+    let goldens: Vec<Golden> = there.iter().map(|found| found.golden.clone()).collect();
     let Start::Restore { golden, .. } = start(&spec.template, spec.shape, &identity(ready), spec.cold, &goldens) else {
         return None;
     };
-    let object = there.into_iter().nth(golden)?.1;
+    let object = there.into_iter().nth(golden)?.object;
     let times = FileTimes::new().set_modified(SystemTime::now());
     let noted = File::create(shared.objects.path(&object).join(USED)).and_then(|file| file.set_times(times));
     if let Err(error) = noted {
         tracing::debug!(%error, "a golden's use could not be written down");
     }
     Some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_golden_waits_for_boots_but_not_for_ever() {
+        const LONG: Duration = Duration::from_secs(600);
+        let boots = Semaphore::new(2);
+        quiet(&boots, 2, LONG).await;
+        let one = boots.acquire().await.unwrap();
+        let mut waiting = Box::pin(quiet(&boots, 2, LONG));
+        assert!(tokio::time::timeout(IDLE_POLL, &mut waiting).await.is_err(), "one boots");
+        // On a host that always boots something.
+        quiet(&boots, 2, IDLE_POLL).await;
+        drop(one);
+        waiting.await;
+    }
+
+    #[test]
+    fn sizes_are_there_at_the_next_start_for_what_is_wanted() {
+        let data = tempfile::tempdir().unwrap();
+        let shape = GoldenShape { vcpus: 1, memory_mb: 256 };
+        let want = Wanted { template: "base".into(), shape, identity: Digest([1; 32]), bytes: 1 };
+        let mut sizes = Sizes::read(data.path());
+        sizes.note(name_of_wanted(&want), 7, std::slice::from_ref(&want));
+        sizes.note("base-1x512-other".into(), 8, std::slice::from_ref(&want));
+        let again = Sizes::read(data.path());
+        assert_eq!(again.of, BTreeMap::from([(name_of_wanted(&want), 7)]));
+        std::fs::write(&again.path, "cut").unwrap();
+        assert!(Sizes::read(data.path()).of.is_empty());
+    }
 }

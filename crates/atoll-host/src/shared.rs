@@ -185,7 +185,7 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
     let objects = Arc::new(Objects::open(data.root(), Arc::clone(&signer), lives)?);
     atoll_net::host_setup(&net)?;
     let void_netns = atoll_net::void_namespace(&net)?;
-    let boots = usize::try_from(cpus()).unwrap_or(1);
+    let boots = boots_at_once();
     let disk_rate = disk_rate(data.root(), config.disk_rate_mb);
     let shared = Shared {
         config,
@@ -227,6 +227,11 @@ fn disk_rate(data: &Path, mb: u64) -> Option<DiskRate> {
 /// Logical CPUs of the machine.
 pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// How many VMs may boot at once: an emulated boot is all computing.
+pub(crate) fn boots_at_once() -> usize {
+    usize::try_from(cpus()).unwrap_or(1)
 }
 
 /// By what name a sandbox rests on objects, in all of its lives.

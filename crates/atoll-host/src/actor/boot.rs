@@ -35,15 +35,20 @@ pub(super) async fn run(context: Context, attempt: u8) -> Finished {
     Finished::Booted(booted)
 }
 
-/// What a cold boot on this host starts from: Atoll's files, and where the owner brought some, their copies.
-async fn sources(context: &Context, ready: &Ready) -> Result<Sources, HostError> {
-    let mut sources = Sources {
+/// Atoll's own files, as a cold boot starts from them.
+pub(super) fn from_the_cache(ready: &Ready) -> Sources {
+    Sources {
         image: ready.image.path.clone(),
         kernel: ready.kernel.clone(),
         initrd: ready.initrd.clone(),
         base: Base::Empty,
         origin: ready.origin.clone(),
-    };
+    }
+}
+
+/// What a cold boot on this host starts from: Atoll's files, and where the owner brought some, their copies.
+async fn sources(context: &Context, ready: &Ready) -> Result<Sources, HostError> {
+    let mut sources = from_the_cache(ready);
     let (own, dir) = (context.spec.own.clone(), context.dir.clone());
     if own.is_empty() {
         return Ok(sources);
@@ -74,10 +79,15 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     context.phase("queue", started, |_| {});
     let secrets = context.secrets.clone().ok_or_else(|| HostError::Failed("the secrets are not there".into()))?;
     let origin = context.shared.objects.of(&crate::shared::rests(&context.spec.id));
-    // A golden that does not come to life is no reason to fail: its second try boots.
-    let origin = origin.filter(|_| attempt == 1 || context.spec.snapshot.is_some());
     let up = match origin {
-        Some(object) => copy::restore(context, &ready, attempt, &object, &secrets, process).await?,
+        Some(object) if attempt == 1 || context.spec.snapshot.is_some() => {
+            copy::restore(context, &ready, attempt, &object, &secrets, process).await?
+        }
+        // A golden that does not come to life is no reason to fail: its second try boots.
+        Some(_) => {
+            own_disk(context).await?;
+            come_up(context, &ready, attempt, &secrets, process).await?
+        }
         None => come_up(context, &ready, attempt, &secrets, process).await?,
     };
     let started = Instant::now();
@@ -106,6 +116,15 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
     let process = process.take().ok_or_else(|| HostError::Failed("the keeper is not there".into()))?;
     let alive = Alive::new(up.connected, process, up.sockets, context.shared.data.root(), false);
     Ok(Box::new(alive.mapped_from(up.shared_base)))
+}
+
+/// An empty disk of the size that was asked for, in place of the golden's: that one is as large as goldens are, and its guest may have
+/// begun to write to it.
+async fn own_disk(context: &Context) -> Result<(), HostError> {
+    let (cache, cow, size) =
+        (context.shared.config.cache.clone(), context.dir.join("cow.raw"), context.spec.shape.disk_mb);
+    let made = tokio::task::spawn_blocking(move || atoll_disk::create_cow(&cache, &cow, size).map_err(from_disk));
+    made.await.map_err(join_failed)?.map(drop)
 }
 
 /// A VM whose agent answers and was not told yet who it is.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use atoll_domain::host::{Call, GuestToken, HostError, OwnFiles, SandboxSecrets, SandboxSpec};
 use atoll_domain::objects::{Holder, ObjectId};
-use atoll_domain::snapshot::{Digest, Part};
+use atoll_domain::snapshot::{Digest, Part, Platform};
 use atoll_domain::ttl::Lifetime;
 use atoll_domain::{Incarnation, Network, OperationId, SandboxId, Shape};
 use atoll_keeper::client::{DIFF_FILE, KeeperProcess, SnapshotFiles};
@@ -23,6 +23,7 @@ use super::work::{Context, Finished};
 use super::{boot, first_facts, pausing, prepare, vmm};
 use crate::error::{failed, from_client, join_failed};
 use crate::journal::Entry;
+use crate::ready::Ready;
 use crate::shared::Shared;
 
 /// Boots one of a shape and keeps it under a golden's name; answers its allocated bytes.
@@ -38,6 +39,28 @@ pub(crate) async fn build(shared: &Arc<Shared>, template: &str, shape: Shape, na
     built
 }
 
+/// What this host gives to the guest of such a golden. Nothing is made or claimed for it.
+pub(crate) fn platform(shared: &Shared, ready: &Ready, template: &str, shape: Shape) -> Platform {
+    // Which sandbox it is plays no part.
+    let id = SandboxId::from_random([0; 16]);
+    let dir = shared.data.sandboxes().join(id.as_str());
+    vmm::platform(shared, &spec(id, template, shape), &dir, ready, &boot::from_the_cache(ready))
+}
+
+fn spec(id: SandboxId, template: &str, shape: Shape) -> SandboxSpec {
+    SandboxSpec {
+        id,
+        template: template.to_owned(),
+        shape,
+        network: Network::None,
+        default_user: "root".into(),
+        lifetime: Lifetime::default(),
+        snapshot: None,
+        cold: true,
+        own: OwnFiles::default(),
+    }
+}
+
 fn context(shared: &Arc<Shared>, template: &str, shape: Shape) -> Result<Context, HostError> {
     let random = || {
         let mut bytes = [0; 32];
@@ -47,17 +70,7 @@ fn context(shared: &Arc<Shared>, template: &str, shape: Shape) -> Result<Context
     let short = |bytes: [u8; 32]| std::array::from_fn(|at| bytes[at]);
     let id = SandboxId::from_random(short(random()?));
     let call = Call { operation: OperationId::from_random(short(random()?)), incarnation: Incarnation::FIRST };
-    let spec = SandboxSpec {
-        id: id.clone(),
-        template: template.to_owned(),
-        shape,
-        network: Network::None,
-        default_user: "root".into(),
-        lifetime: Lifetime::default(),
-        snapshot: None,
-        cold: true,
-        own: OwnFiles::default(),
-    };
+    let spec = spec(id.clone(), template, shape);
     let dir = shared.data.sandboxes().join(id.as_str());
     let secrets = SandboxSecrets { token: GuestToken::from_random(random()?), envs: std::collections::BTreeMap::new() };
     Ok(Context {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, SandboxSpec};
 use atoll_domain::objects::{Holder, ObjectId};
 use atoll_domain::snapshot::Manifest;
 use atoll_domain::{Invalid, Shape};
@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use super::work::{Context, Finished};
 use crate::error::{failed, from_disk, from_keeper, from_net, join_failed};
 use crate::journal::{Entry, Journal};
-use crate::objects::DISK;
+use crate::objects::{DISK, Objects};
 use crate::ready::Ready;
 use crate::{Step, admission, goldens};
 
@@ -44,16 +44,13 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     let (spec, data) = (context.spec.clone(), shared.data.root().to_owned());
     admission::check(&data, &spec, shared.promised(Some(&spec.id)))?;
     let started = Instant::now();
-    let plan = {
+    let (plan, from) = {
         let (shared, spec, call, dir) = (shared.clone(), spec.clone(), context.call.clone(), context.dir.clone());
-        let from = from.clone();
         let claimed = spawn_blocking(move || {
             Journal::create(&dir, &Entry::Create { call, spec: spec.clone() }).map_err(|e| failed(&e))?;
             crate::metrics::file::create(&dir).map_err(|e| failed(&e))?;
-            if let Some(object) = &from {
-                shared.objects.hold(object, crate::shared::rests(&spec.id))?;
-            }
-            shared.plan(&spec).map_err(from_net)
+            let from = rest_on(&shared.objects, from, &spec)?;
+            Ok::<_, HostError>((shared.plan(&spec).map_err(from_net)?, from))
         });
         claimed.await.map_err(join_failed)??
     };
@@ -88,6 +85,19 @@ pub(super) async fn prepare(context: &Context) -> Result<(), HostError> {
     context.called_off()
 }
 
+/// Holds the object that the sandbox starts from. A golden that was dropped since it was chosen is no reason to fail: then it boots.
+fn rest_on(objects: &Objects, from: Option<ObjectId>, spec: &SandboxSpec) -> Result<Option<ObjectId>, HostError> {
+    let Some(object) = from else { return Ok(None) };
+    match objects.hold(&object, crate::shared::rests(&spec.id)) {
+        Ok(()) => Ok(Some(object)),
+        Err(HostError::Damaged(why)) if spec.snapshot.is_none() => {
+            tracing::info!(sandbox.id = %spec.id, why, "a golden was dropped meanwhile; the sandbox boots");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The object that the sandbox starts from: its template's, or a golden's.
 async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId>, HostError> {
     let (shared, spec, ready) = (context.shared.clone(), context.spec.clone(), Arc::clone(ready));
@@ -118,4 +128,39 @@ fn fits(manifest: &Manifest, shape: Shape) -> Result<(), HostError> {
         return Err(HostError::Invalid(Invalid::new("disk_mb", "out_of_range", detail)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_domain::ttl::Lifetime;
+    use atoll_domain::{Network, SandboxId};
+
+    use super::*;
+    use crate::signing::Signer;
+
+    #[test]
+    fn a_golden_that_was_dropped_since_it_was_chosen_means_a_boot_and_a_template_does_not() {
+        let data = tempfile::tempdir().unwrap();
+        let signer = Arc::new(Signer::open(&data.path().join("keys")).unwrap());
+        let objects = Objects::open(data.path(), signer, |_| true).unwrap();
+        let golden = Holder::Golden { name: "g".into() };
+        let (object, _) = objects.make(golden.clone()).unwrap();
+        let mut spec = SandboxSpec {
+            id: SandboxId::from_random([1; 16]),
+            template: "base".into(),
+            shape: Shape { vcpus: 1, memory_mb: 256, disk_mb: 1024 },
+            network: Network::None,
+            default_user: "root".into(),
+            lifetime: Lifetime::default(),
+            snapshot: None,
+            cold: false,
+            own: atoll_domain::host::OwnFiles::default(),
+        };
+        assert_eq!(rest_on(&objects, Some(object.clone()), &spec).unwrap(), Some(object.clone()));
+        objects.release(&crate::shared::rests(&spec.id)).unwrap();
+        objects.release(&golden).unwrap();
+        assert_eq!(rest_on(&objects, Some(object.clone()), &spec).unwrap(), None);
+        spec.snapshot = Some("t".into());
+        assert!(matches!(rest_on(&objects, Some(object), &spec), Err(HostError::Damaged(_))));
+    }
 }
