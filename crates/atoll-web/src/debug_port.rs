@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use atoll_control::sandboxes::{AgentConnection, CreateInput};
+use atoll_control::sandboxes::{AgentConnection, AgentUses, CreateInput};
 use atoll_control::{Control, ControlError, Done, Once};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Principal, SandboxId};
@@ -268,12 +268,12 @@ impl Forward {
     }
 
     async fn pass_on(&self, request: Request<Incoming>, agent: AgentConnection) -> Response<Body> {
-        let AgentConnection { stream, token, permit } = agent;
+        let AgentConnection { stream, token, permit, waiting, uses } = agent;
         let failed = |what: &str| answer(StatusCode::BAD_GATEWAY, "unavailable", what);
         let shaken = client::Builder::new()
             .max_headers(HEAD_FIELDS)
             .max_buf_size(HEAD_BYTES)
-            .handshake::<_, Incoming>(TokioIo::new(stream))
+            .handshake::<_, Body>(TokioIo::new(stream))
             .await;
         let Ok((mut sender, connection)) = shaken else { return failed("the agent does not speak") };
         let ended = self.ended.clone();
@@ -291,17 +291,29 @@ impl Forward {
         let Ok(mut token) = HeaderValue::from_str(token.expose()) else { return failed("the token is none") };
         token.set_sensitive(true);
         head.headers.insert(TOKEN, token);
-        match tokio::time::timeout(ANSWER_TIME, sender.send_request(Request::from_parts(head, body))).await {
+        let request = Request::from_parts(head, counted(body, uses.clone()));
+        let answered = tokio::time::timeout(ANSWER_TIME, sender.send_request(request)).await;
+        drop(waiting);
+        match answered {
             Ok(Ok(mut response)) => {
                 for name in NOT_PASSED_ON {
                     response.headers_mut().remove(name);
                 }
-                response.map(|body| body.boxed())
+                response.map(|body| counted(body, uses))
             }
             Ok(Err(_)) => failed("the agent did not answer"),
             Err(_) => answer(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "the agent took too long"),
         }
     }
+}
+
+/// A body each piece of which is a use of the sandbox; a connection over which nothing passes is none.
+fn counted(body: Incoming, uses: AgentUses) -> Body {
+    let noted = body.map_frame(move |frame| {
+        uses.note();
+        frame
+    });
+    noted.boxed()
 }
 
 /// Why a request is not passed on.

@@ -21,7 +21,7 @@ mod tree;
 
 pub use background::Started;
 pub use create::CreateInput;
-pub use debug::AgentConnection;
+pub use debug::{AgentConnection, AgentUses};
 pub(crate) use exec::gone;
 pub use exec::{ExecInput, ExecResult};
 pub use files::FileDownload;

@@ -47,8 +47,12 @@ async fn it_speaks_for_the_agent_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_stream_comes_as_it_is_written() {
-    let (service, _, address) = served().await;
+async fn a_stream_comes_as_it_is_written_and_its_bytes_are_uses() {
+    let (service, id, address) = served().await;
+    let last_use = async || {
+        let sandbox = service.get(&format!("/v1/sandboxes/{id}")).await.json();
+        sandbox["last_active_at"].as_str().unwrap().to_owned()
+    };
     let go = service.dir.path().join("go");
     let line = format!("echo first; while [ ! -e {} ]; do sleep 0.05; done; echo second", go.display());
     let message = json!({ "process": { "cmd": "/bin/sh", "args": ["-c", line] } }).to_string();
@@ -75,8 +79,11 @@ async fn a_stream_comes_as_it_is_written() {
         }
     };
     until("Zmlyc3QK").await;
+    let before = last_use().await;
+    assert_eq!(last_use().await, before, "a stream that says nothing is no use");
     std::fs::write(&go, "").unwrap();
     until("c2Vjb25kCg==").await;
+    assert!(last_use().await > before);
     until("\"end\"").await;
     connection.abort();
 }
