@@ -61,6 +61,15 @@ pub fn admit_pause(shape: Shape, disk_free_mb: u64) -> Result<(), HostError> {
     Err(HostError::NoCapacity { what: "disk_mb".into(), needed, available: disk_free_mb })
 }
 
+/// Whether a guest's memory may be written now. One whose bytes were reserved takes what is free: counted against the others'
+/// reservations, guests' disks that grew into those would keep everybody from being paused. Any other leaves what is reserved.
+///
+/// # Errors
+/// [`HostError::NoCapacity`] with what is needed and what there is.
+pub fn admit_writing(shape: Shape, reserved: bool, room: Room) -> Result<(), HostError> {
+    admit_pause(shape, if reserved { room.disk_free_mb } else { room.disk_left_mb() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +89,16 @@ mod tests {
         assert_eq!(short(Room { available_mb: 300, ..ROOM }), ("memory_mb".into(), true, 300));
         assert_eq!(short(Room { promised_mb: 11_900, ..ROOM }), ("memory_mb".into(), true, 100));
         assert_eq!(short(Room { promised_mb: u64::MAX / 2, ..ROOM }).2, 0);
+    }
+
+    #[test]
+    fn what_is_reserved_is_written_and_nobody_else_takes_it() {
+        let room = Room { disk_free_mb: 1000, pause_mb: 900, ..ROOM };
+        assert_eq!(admit_writing(SHAPE, true, room), Ok(()));
+        let short = HostError::NoCapacity { what: "disk_mb".into(), needed: 576, available: 100 };
+        assert_eq!(admit_writing(SHAPE, false, room), Err(short));
+        assert_eq!(admit_writing(SHAPE, false, Room { pause_mb: 424, ..room }), Ok(()));
+        assert!(admit_writing(SHAPE, true, Room { disk_free_mb: 575, ..room }).is_err());
     }
 
     #[test]

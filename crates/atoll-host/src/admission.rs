@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use atoll_domain::Shape;
-use atoll_domain::admission::{admit, admit_pause};
+use atoll_domain::admission::{admit, admit_pause, admit_writing};
 use atoll_domain::host::{HostError, Room, SandboxSpec};
 
 /// Total and available memory in MiB.
@@ -41,9 +41,15 @@ pub(crate) fn check_shape(data: &Path, shape: Shape, promised: Promised) -> Resu
     admit(shape, room(data, promised)?)
 }
 
-/// Refuses a pause whose memory may not fit on the disk.
-pub(crate) fn check_pause(data: &Path, shape: Shape) -> Result<(), HostError> {
-    admit_pause(shape, disk_free_mb(data)?)
+/// Refuses to write a guest's memory where it may not fit: one whose bytes were reserved takes what is free, any other leaves what is
+/// reserved for the rest.
+pub(crate) fn check_pause(data: &Path, shape: Shape, reserved: bool, promised: Promised) -> Result<(), HostError> {
+    admit_writing(shape, reserved, room(data, promised)?)
+}
+
+/// Refuses limits by which a sandbox that had none may be paused, if that does not fit beside what was promised.
+pub(crate) fn check_limits(data: &Path, shape: Shape, promised: Promised) -> Result<(), HostError> {
+    admit_pause(shape, room(data, promised)?.disk_left_mb())
 }
 
 /// What is left of the machine beside what was promised.

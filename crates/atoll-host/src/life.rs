@@ -4,7 +4,8 @@
 //!
 //! Deliberately absent: what an actor does.
 
-use atoll_domain::SandboxId;
+use std::sync::atomic::Ordering;
+
 use atoll_domain::host::{
     Call, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, TemplateFacts,
 };
@@ -12,12 +13,13 @@ use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::objects::Holder;
 use atoll_domain::record::Paused;
 use atoll_domain::ttl::Lifetime;
+use atoll_domain::{SandboxId, Shape};
 use tokio::sync::oneshot;
 
-use crate::HostAgent;
 use crate::actor::{Message, Reply};
 use crate::error::{failed, join_failed};
 use crate::metrics::Metrics;
+use crate::{HostAgent, admission};
 
 impl HostAgent {
     async fn ask<T>(&self, id: &SandboxId, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, HostError> {
@@ -87,8 +89,15 @@ impl HostAgent {
     /// Gives a sandbox new limits.
     ///
     /// # Errors
-    /// No such sandbox, or a journal that cannot be written.
+    /// No such sandbox, limits that may pause it where that does not fit on the disk, or a journal that cannot be written.
     pub async fn set_lifetime(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
+        let handle = self.handle(id).ok_or(HostError::NotFound)?;
+        // A paused one has its memory on the disk, and is admitted again when it is resumed.
+        let writes = handle.facts.borrow().state != HostSandboxState::Paused;
+        if writes && lifetime.may_pause() && !handle.may_pause_itself.load(Ordering::Relaxed) {
+            let shape = Shape { vcpus: handle.vcpus, memory_mb: handle.memory_mb, disk_mb: 0 };
+            admission::check_limits(self.shared.data.root(), shape, self.shared.promised(Some(id)))?;
+        }
         self.ask(id, |reply| Message::Lifetime(lifetime, reply)).await
     }
 
@@ -125,7 +134,8 @@ impl HostAgent {
     /// What is on disk of a sandbox that is not sampled at present.
     async fn stored(&self, id: &SandboxId) -> Result<Option<Rings>, HostError> {
         let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
-        if facts.state != HostSandboxState::Paused {
+        // A resume that has not ended changed nothing of it.
+        if !matches!(facts.state, HostSandboxState::Paused | HostSandboxState::Resuming) {
             return Ok(None);
         }
         let dir = std::path::PathBuf::from(facts.directory);

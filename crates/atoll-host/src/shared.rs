@@ -50,7 +50,9 @@ pub(crate) struct Shared {
     /// No new sandbox from now on; changed under the map's lock.
     pub(crate) closing: AtomicBool,
     /// Pauses and copies at once: each reads and writes a whole guest's changes.
-    pub(crate) pauses: Semaphore,
+    pub(crate) pauses: Arc<Semaphore>,
+    /// Flattenings at once: one, so that the space that it was found to have is not also another's.
+    pub(crate) flattenings: Semaphore,
     /// Scrubs at once: one, as each reads everything.
     pub(crate) scrubs: Semaphore,
     pub(crate) signer: Arc<Signer>,
@@ -96,12 +98,13 @@ impl Shared {
         atoll_keeper::cgroup::prepare(&self.net.instance, &spec.id, &limits)
     }
 
-    /// What is sampled: every VM that runs.
+    /// What is sampled: every VM that runs, also while it is being paused: that may fail, or wait for others.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let sandboxes = held(&self.sandboxes);
         let target = |(id, handle): (&SandboxId, &Handle)| {
             let facts = handle.facts.borrow();
-            let vmm_pid = facts.vmm_pid.filter(|_| facts.state == HostSandboxState::Running)?;
+            let lives = matches!(facts.state, HostSandboxState::Running | HostSandboxState::Pausing);
+            let vmm_pid = facts.vmm_pid.filter(|_| lives)?;
             Some(Target { id: id.clone(), dir: (&facts.directory).into(), vmm_pid, vcpus: handle.vcpus })
         };
         sandboxes.iter().filter_map(target).collect()
@@ -198,7 +201,8 @@ pub(crate) fn begin(config: HostConfig, data: DataDir) -> Result<(Shared, Vec<Fo
         boots: Semaphore::new(boots),
         stopping: CancellationToken::new(),
         closing: AtomicBool::new(false),
-        pauses: Semaphore::new(boots),
+        pauses: Arc::new(Semaphore::new(boots)),
+        flattenings: Semaphore::new(1),
         scrubs: Semaphore::new(1),
         signer,
         objects,

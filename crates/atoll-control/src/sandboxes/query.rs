@@ -75,6 +75,7 @@ impl Control {
         Self::authorise(principal, Action::UseSandboxes)?;
         let sandbox = self.owned(principal, id).await?;
         match sandbox.status {
+            SandboxStatus::Running if sandbox.lifetime.auto_resume => self.resumed_if_paused(principal, sandbox).await,
             SandboxStatus::Running => Ok(sandbox),
             SandboxStatus::Paused if sandbox.lifetime.auto_resume => {
                 self.resumed(principal, sandbox, Because::Used).await

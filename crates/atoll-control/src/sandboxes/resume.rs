@@ -57,6 +57,38 @@ impl Control {
         }
     }
 
+    /// For who is about to use a sandbox that runs by its record and resumes by itself: one that its host is pausing, or has paused without
+    /// the record knowing it yet, is resumed when that is over.
+    pub(crate) async fn resumed_if_paused(
+        &self,
+        principal: &Principal,
+        sandbox: Sandbox,
+    ) -> Result<Sandbox, ControlError> {
+        let id = &sandbox.id;
+        // First, so that its time is not over between this look and the use. A host that cannot be told, or asked, says so to the use.
+        if self.driver().touch(vec![id.clone()]).await.is_err() {
+            return Ok(sandbox);
+        }
+        match self.driver().inspect(id.clone()).await.map(|facts| facts.state) {
+            Ok(HostSandboxState::Pausing) => {
+                // Joins it. One that fails lets the sandbox run on.
+                let joined = self.driver().pause(Self::call(sandbox.incarnation)?, id.clone(), PauseMode::Memory).await;
+                if joined.is_err() {
+                    return Ok(sandbox);
+                }
+            }
+            Ok(HostSandboxState::Paused) => {}
+            _ => return Ok(sandbox),
+        }
+        self.take_pause_in(&sandbox).await?;
+        let sandbox = self.owned_again(id).await?;
+        match sandbox.status {
+            SandboxStatus::Running => Ok(sandbox),
+            SandboxStatus::Paused => self.resumed(principal, sandbox, Because::Used).await,
+            status => Err(ControlError::NotRunning { id: sandbox.id.to_string(), status }),
+        }
+    }
+
     /// Resumes a paused sandbox, or joins who does.
     pub(crate) async fn resumed(
         &self,

@@ -1,12 +1,13 @@
 //! A resume brings the next life once, whoever asks, and what fails leaves what is kept as it was.
 
 use atoll_control::background::reconcile::activate;
+use atoll_control::ports::HostDriver;
 use atoll_control::sandboxes::CreateInput;
 use atoll_control::{ControlError, SealingKey};
 use atoll_domain::host::{HostError, HostSandboxState};
 use atoll_domain::record::Sandbox;
 use atoll_domain::snapshot::MemoryReason;
-use atoll_domain::ttl::{LifetimeChange, OnExpiry};
+use atoll_domain::ttl::{Cause, LifetimeChange, OnExpiry};
 use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
 use atoll_guest_client::FileBody;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
@@ -84,6 +85,36 @@ async fn many_uses_at_once_resume_it_once() {
     assert_eq!(row(&fixture, &id).await.incarnation, Incarnation(2));
     let lines = control.store().happenings(&id, 1).await.unwrap();
     assert_eq!((lines[0].kind.as_str(), lines[0].reason.as_deref()), ("resumed", Some("it was used")));
+}
+
+#[tokio::test]
+async fn a_use_resumes_what_is_being_paused_and_what_was_paused_a_moment_ago() {
+    let fixture = ControlBox::start().await;
+    let (control, principal) = (&fixture.control, &fixture.principal);
+    let lifetime = LifetimeChange { auto_resume: Some(true), ..LifetimeChange::default() };
+    let input = CreateInput { lifetime, ..CreateInput::default() };
+    let id = control.create_sandbox(principal, input).await.unwrap().id;
+    // A limit's pause that takes its time: the record knows nothing of it.
+    let gate = fixture.host.hold(Method::Pause);
+    let (host, target) = (fixture.host.clone(), id.clone());
+    let call = atoll_testkit::ids::call(Incarnation::FIRST);
+    let mode = atoll_domain::host::PauseMode::Memory;
+    let pausing = tokio::spawn(async move { HostDriver::pause(&host, call, target, mode).await });
+    gate.reached().await;
+    let (by, who, target) = (control.clone(), principal.clone(), id.clone());
+    let used = tokio::spawn(async move { by.exec(&who, target.as_str(), command("true", &[])).await });
+    eventually("the use to wait for the pause", || async { (fixture.host.calls(Method::Pause) == 2).then_some(()) })
+        .await;
+    gate.open();
+    assert_eq!(used.await.unwrap().unwrap().exit_code, 0);
+    pausing.await.unwrap().unwrap();
+    assert_eq!(row(&fixture, &id).await.incarnation, Incarnation(2));
+    // Paused, and its host has not said so yet.
+    fixture.host.expire(&id, Cause::Idle);
+    assert_eq!(row(&fixture, &id).await.status, SandboxStatus::Running);
+    control.ping_sandbox(principal, id.as_str()).await.unwrap();
+    assert_eq!(row(&fixture, &id).await.incarnation, Incarnation(3));
+    assert_eq!(control.exec(principal, id.as_str(), command("true", &[])).await.unwrap().exit_code, 0);
 }
 
 #[tokio::test]

@@ -129,7 +129,8 @@ async fn once(
         permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
     };
     let _permit = context.or_cancelled(permit).await?;
-    admission::check_pause(shared.data.root(), context.spec.shape)?;
+    // What a limit's pause of the sandbox itself will need stays reserved beside it.
+    admission::check_pause(shared.data.root(), context.spec.shape, false, shared.promised(None))?;
     let step = Holder::Step { id: order.template.clone() };
     let (shared, holder) = (Arc::clone(shared), step.clone());
     let made = tokio::task::spawn_blocking(move || shared.objects.make(holder));

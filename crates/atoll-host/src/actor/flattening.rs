@@ -2,7 +2,8 @@
 //!
 //! How it works: the first pause of a sandbox writes all that its guest ever touched; from then on a pause is to cost what changed. So when
 //! a sandbox is paused, a blocking thread lays the diff over the base into a new file, which counts once the journal says so;
-//! then diff and old base go. A resume that comes before calls it off within a piece and restores base and diff.
+//! then diff and old base go. A resume that comes before calls it off within a piece and restores base and diff. One is made at a
+//! time on a host, and only into space that is reserved for nobody: without it the next resume takes longer, no more.
 //!
 //! Deliberately absent: deciding whether it is worth it (`atoll_domain::snapshot::wants_flattening`).
 
@@ -10,19 +11,20 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use atoll_domain::SandboxId;
 use atoll_domain::host::{HostError, SandboxSpec};
 use atoll_domain::snapshot::{Digest as DomainDigest, wants_flattening};
+use atoll_domain::{SandboxId, Shape};
 use atoll_keeper::KeeperError;
 use atoll_keeper::client::DIFF_FILE;
 use atoll_keeper::memory::Digest;
 use atoll_keeper::memory::flatten::flatten_while;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::Actor;
-use crate::error::{failed, from_keeper};
+use crate::admission;
+use crate::error::{failed, from_keeper, join_failed};
 use crate::generation::{self, BASE_PREFIX};
 use crate::journal::{Base, Entry, Journal, Kept};
 use crate::shared::Shared;
@@ -33,12 +35,12 @@ type Flat = Result<Option<Base>, HostError>;
 /// A flattening under way, or none.
 pub(super) struct Flattening {
     handle: Option<JoinHandle<Flat>>,
-    called_off: Arc<AtomicBool>,
+    called_off: CancellationToken,
 }
 
 impl Flattening {
     pub(super) fn none() -> Self {
-        Self { handle: None, called_off: Arc::default() }
+        Self { handle: None, called_off: CancellationToken::new() }
     }
 
     /// Begins if it is worth it.
@@ -47,17 +49,17 @@ impl Flattening {
         let is_empty = kept.sources.base == Base::Empty;
         let wanted = kept.diff && wants_flattening(is_empty, kept.paused.bytes, memory);
         let Some(generation) = kept.paused.generation.clone().filter(|_| wanted) else { return Self::none() };
-        let called_off = Arc::new(AtomicBool::new(false));
+        let called_off = CancellationToken::new();
         let job = Job {
             shared: Arc::clone(shared),
             id: spec.id.clone(),
             dir: dir.to_owned(),
-            memory,
+            shape: spec.shape,
             generation,
             base: kept.sources.base.clone(),
-            called_off: Arc::clone(&called_off),
+            called_off: called_off.clone(),
         };
-        Self { handle: Some(tokio::task::spawn_blocking(move || job.run())), called_off }
+        Self { handle: Some(tokio::spawn(job.in_turn())), called_off }
     }
 
     /// Ends with what came of it; never, while there is none.
@@ -70,7 +72,7 @@ impl Flattening {
 
     /// Calls it off and answers the new base if it was ready before.
     pub(super) async fn stop(&mut self) -> Option<Base> {
-        self.called_off.store(true, Ordering::SeqCst);
+        self.called_off.cancel();
         let handle = self.handle.take()?;
         outcome_of(handle.await)
     }
@@ -102,13 +104,23 @@ struct Job {
     shared: Arc<Shared>,
     id: SandboxId,
     dir: PathBuf,
-    memory: u64,
+    shape: Shape,
     generation: String,
     base: Base,
-    called_off: Arc<AtomicBool>,
+    called_off: CancellationToken,
 }
 
 impl Job {
+    /// Waits for its turn, looks whether there is space, and runs.
+    async fn in_turn(self) -> Flat {
+        let shared = Arc::clone(&self.shared);
+        let turn = self.called_off.run_until_cancelled(shared.flattenings.acquire()).await;
+        // The semaphore is never closed.
+        let Some(Ok(_turn)) = turn else { return Ok(None) };
+        admission::check_pause(shared.data.root(), self.shape, false, shared.promised(None))?;
+        tokio::task::spawn_blocking(move || self.run()).await.map_err(join_failed)?
+    }
+
     fn run(self) -> Flat {
         let name = format!("{BASE_PREFIX}{}.raw", generation::fresh_id()?);
         let path = self.dir.join(&name);
@@ -139,8 +151,9 @@ impl Job {
         let expected = Digest(manifest.parts.memory_diff.ok_or_else(none)?.digest.0);
         let diff = File::open(generation::path(&self.dir, &self.generation).join(DIFF_FILE))?;
         let out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        let go_on = || !self.called_off.load(Ordering::SeqCst);
-        let digest = flatten_while(&base, Some((&diff, expected)), self.memory, &out, &go_on)?;
+        let go_on = || !self.called_off.is_cancelled();
+        let memory = u64::from(self.shape.memory_mb) << 20;
+        let digest = flatten_while(&base, Some((&diff, expected)), memory, &out, &go_on)?;
         if go_on() { Ok((DomainDigest(digest.0), Stamp::of(&out)?)) } else { Err(FlattenError::CalledOff) }
     }
 }

@@ -13,7 +13,7 @@ use super::pausing::PauseOutcome;
 use super::usage::Usage;
 use super::vmm::Alive;
 use super::work::{Adoption, Finished};
-use super::{Actor, adopt, exit_reason};
+use super::{Actor, adopt};
 
 /// What comes of a running VM.
 pub(super) enum Heard {
@@ -190,8 +190,6 @@ impl Actor {
     }
 
     fn settled(&mut self) {
-        // What was sampled of it is whole in its file, from which it is read as long as it is paused.
-        self.shared.metrics.close(self.id());
         let kept = self.kept.as_ref().map(|kept| kept.paused.clone());
         self.facts.send_modify(|facts| {
             without_vm(facts);
@@ -227,4 +225,13 @@ fn without_vm(facts: &mut SandboxFacts) {
     facts.interface = None;
     facts.host_ip = None;
     facts.guest_ip = None;
+}
+
+/// For people: how a VMM ended.
+pub(super) fn exit_reason(status: i32) -> String {
+    match status {
+        0 => "the guest powered off or rebooted".into(),
+        n if n < 0 => format!("the VMM was killed by signal {}", -n),
+        n => format!("the VMM ended with {n}"),
+    }
 }

@@ -1,12 +1,15 @@
 //! How long a sandbox may run without being asked for.
 //!
 //! How it works: `atoll_domain::ttl` says when its time is over; this is the timer that an actor waits on while its sandbox runs. The
+//! expiry that pauses waits for its turn among the pauses while the sandbox runs on, so that a use calls it off until then. The
 //! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it; a
 //! crash loses at most a few seconds of it. A pause that failed is tried again after a minute.
 //!
 //! Deliberately absent: what counts as a use: the control plane says so.
 
+use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +17,8 @@ use std::time::Duration;
 use atoll_domain::actor::Event;
 use atoll_domain::host::HostError;
 use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::Actor;
 use crate::clock;
@@ -35,11 +40,17 @@ pub(super) struct Limits {
     /// Not before then, after a pause that failed.
     not_before: u64,
     may_pause: Arc<AtomicBool>,
+    queue: Option<Queue>,
+    turn: Option<OwnedSemaphorePermit>,
 }
+
+/// A place among those who wait to be paused.
+type Queue = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 impl Limits {
     pub(super) fn new(lifetime: Lifetime, may_pause: Arc<AtomicBool>) -> Self {
-        Self { timer: Timer::begin(lifetime, clock::now()), written: 0, not_before: 0, may_pause }
+        let timer = Timer::begin(lifetime, clock::now());
+        Self { timer, written: 0, not_before: 0, may_pause, queue: None, turn: None }
     }
 
     /// A life begins.
@@ -74,17 +85,38 @@ impl Limits {
         self.not_before = clock::steady() + RETRY_MS;
     }
 
-    /// Ends when the time is over.
-    pub(super) async fn over(&self) {
+    /// Ends when the time is over and, if that means a pause, it is the sandbox's turn. Dropping this keeps the place in the queue.
+    pub(super) async fn over(&mut self, pauses: &Arc<Semaphore>) {
         loop {
-            let Some(due) = self.timer.due() else { return std::future::pending().await };
             let now = clock::steady();
-            let at = due.at.max(self.not_before);
-            if at <= now {
-                return;
+            let at = self.timer.due().map(|due| due.at.max(self.not_before));
+            if at.is_none_or(|at| at > now) {
+                self.leave_queue();
             }
-            tokio::time::sleep(Duration::from_millis(at - now).min(LONGEST)).await;
+            match at {
+                None => return std::future::pending().await,
+                Some(at) if at > now => tokio::time::sleep(Duration::from_millis(at - now).min(LONGEST)).await,
+                Some(_) if self.timer.lifetime().on_expiry == OnExpiry::Destroy => return,
+                Some(_) => {
+                    let enqueue = || Box::pin(Arc::clone(pauses).acquire_owned()) as Queue;
+                    let turn = self.queue.get_or_insert_with(enqueue).await;
+                    self.queue = None;
+                    // The semaphore is never closed.
+                    self.turn = turn.ok();
+                    return;
+                }
+            }
         }
+    }
+
+    /// The turn that was waited for, for the pause that begins now.
+    pub(super) fn take_turn(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.turn.take()
+    }
+
+    /// Nothing is to be paused now: a place that nobody asks about would be given a turn all the same, and keep it from the others.
+    pub(super) fn leave_queue(&mut self) {
+        (self.queue, self.turn) = (None, None);
     }
 }
 
@@ -115,5 +147,41 @@ impl Actor {
         self.limits.may_pause.store(lifetime.may_pause(), Ordering::Relaxed);
         self.limits.used(&self.dir);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_over(limits: &mut Limits, pauses: &Arc<Semaphore>) -> bool {
+        tokio::time::timeout(Duration::ZERO, limits.over(pauses)).await.is_ok()
+    }
+
+    /// Limits whose time is over.
+    async fn expired(pauses: &Arc<Semaphore>) -> Limits {
+        let lifetime = Lifetime { timeout_sec: 1, ..Lifetime::default() };
+        let mut limits = Limits::new(lifetime, Arc::default());
+        let now = clock::now();
+        limits.timer = Timer::go_on(lifetime, now.steady.saturating_sub(5_000), now.steady.saturating_sub(5_000), now);
+        assert!(!is_over(&mut limits, pauses).await, "it waits for its turn");
+        limits
+    }
+
+    #[tokio::test]
+    async fn a_use_calls_off_a_pause_that_waits_for_its_turn_and_keeps_no_turn_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let pauses = Arc::new(Semaphore::new(1));
+        let other = Arc::clone(&pauses).acquire_owned().await.unwrap();
+        let (mut used, mut next, mut left) = (expired(&pauses).await, expired(&pauses).await, expired(&pauses).await);
+        used.used(dir.path());
+        assert!(!is_over(&mut used, &pauses).await);
+        left.leave_queue();
+        drop(other);
+        assert!(!is_over(&mut used, &pauses).await, "it was used meanwhile");
+        assert!(is_over(&mut next, &pauses).await, "the place is the next one's");
+        assert_eq!(pauses.available_permits(), 0);
+        drop(next.take_turn().unwrap());
+        assert_eq!(pauses.available_permits(), 1);
     }
 }

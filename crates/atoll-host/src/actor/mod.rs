@@ -50,6 +50,7 @@ use crate::dial::Sockets;
 use crate::journal::{Base, Kept};
 use crate::shared::Shared;
 use flattening::Flattening;
+use heard::exit_reason;
 use limits::Limits;
 use release::Why;
 use usage::Usage;
@@ -218,6 +219,9 @@ impl Actor {
             // Work that was called off ends by itself; until then there is nothing more to be said about leaving.
             let may_leave = !state.holds_back_a_leave();
             let running = state == State::Running;
+            if !running {
+                self.limits.leave_queue();
+            }
             let event = tokio::select! {
                 biased;
                 // First: the same word calls an adoption off, which must not be taken for a failed one.
@@ -232,7 +236,7 @@ impl Actor {
                     self.flattened(flat);
                     None
                 }
-                () = self.limits.over(), if running => self.time_is_over(),
+                () = self.limits.over(&self.shared.pauses), if running => self.time_is_over(),
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);
@@ -385,7 +389,10 @@ impl Actor {
     fn begin_pause(&mut self) -> Work {
         self.failure = None;
         match self.alive.take() {
-            Some(alive) => Work::new(pausing::run(self.context(), Box::new(alive), self.waiting.pause_order())),
+            Some(alive) => {
+                let (order, turn) = (self.waiting.pause_order(), self.limits.take_turn());
+                Work::new(pausing::run(self.context(), Box::new(alive), order, turn))
+            }
             None => Work::none(),
         }
     }
@@ -464,15 +471,6 @@ fn shown(state: State) -> HostSandboxState {
         State::Cancelling | State::Releasing | State::Gone => HostSandboxState::Stopping,
         // Seen in the host's list, so that whoever compares it with the records destroys it again.
         State::Stuck => HostSandboxState::Stuck,
-    }
-}
-
-/// For people: how a VMM ended.
-fn exit_reason(status: i32) -> String {
-    match status {
-        0 => "the guest powered off or rebooted".into(),
-        n if n < 0 => format!("the VMM was killed by signal {}", -n),
-        n => format!("the VMM ended with {n}"),
     }
 }
 

@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: the disk's bytes, which stay where they are, and flattening ([`super::flattening`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_domain::host::{HostError, HostEventKind, PauseMode};
@@ -23,6 +24,7 @@ use atoll_domain::ttl::Cause;
 use atoll_guest_client::{GuestClient, PrepareRequest};
 use atoll_keeper::client::{ClientError, SnapshotFiles};
 use atoll_keeper::protocol::{Snapshot, Then};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::vmm::{self, Alive, Vm};
@@ -58,9 +60,15 @@ pub(super) enum PauseOutcome {
     Ended(Box<Alive>, String),
 }
 
-pub(super) async fn run(context: Context, alive: Box<Alive>, order: Order) -> Finished {
+/// Pauses it; `turn` is there if it was waited for while the sandbox ran.
+pub(super) async fn run(
+    context: Context,
+    alive: Box<Alive>,
+    order: Order,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Finished {
     let vm = alive.vm();
-    let kept = keep(&context, &vm, order).await;
+    let kept = keep(&context, &vm, order, turn).await;
     Finished::Paused(match kept {
         Ok(kept) => PauseOutcome::Committed(alive, Box::new(kept)),
         Err(error) => {
@@ -79,17 +87,21 @@ pub(super) async fn run(context: Context, alive: Box<Alive>, order: Order) -> Fi
     })
 }
 
-async fn keep(context: &Context, vm: &Vm, order: Order) -> Result<Kept, HostError> {
+async fn keep(context: &Context, vm: &Vm, order: Order, turn: Option<OwnedSemaphorePermit>) -> Result<Kept, HostError> {
     let shared = &context.shared;
     let permit = async {
-        let permit = shared.pauses.acquire().await;
+        let permit = Arc::clone(&shared.pauses).acquire_owned().await;
         permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
     };
-    let _permit = context.or_cancelled(permit).await?;
+    let _turn = match turn {
+        Some(turn) => turn,
+        None => context.or_cancelled(permit).await?,
+    };
     let id = generation::fresh_id()?;
     let sources = sources(context).await?;
     if order.mode == PauseMode::Memory {
-        admission::check_pause(shared.data.root(), context.spec.shape)?;
+        let others = shared.promised(Some(&context.spec.id));
+        admission::check_pause(shared.data.root(), context.spec.shape, context.spec.lifetime.may_pause(), others)?;
     }
     context.journal(Entry::Pausing { generation: id.clone() }).await?;
     let agent = vmm::agent(&vm.sockets, context.token());
@@ -276,6 +288,11 @@ pub(super) async fn settle(context: Context, alive: Option<Box<Alive>>, kept: Ke
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(sandbox.id = %context.spec.id, %error, "a VM's parts could not be removed"),
         Err(error) => tracing::error!(sandbox.id = %context.spec.id, %error, "a VM's parts could not be removed"),
+    }
+    // Before it counts as paused: from then on what it used is read from the file.
+    let (metrics, id, dir) = (context.shared.metrics.clone(), context.spec.id.clone(), context.dir.clone());
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || metrics.close(&id, &dir)).await {
+        tracing::warn!(sandbox.id = %context.spec.id, %error, "the last metrics could not be kept");
     }
     let dir = context.dir.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || Journal::compact(&dir)).await {

@@ -114,10 +114,19 @@ impl Metrics {
         }
     }
 
-    /// Closes what is incomplete of a sandbox that is sampled no more for now: its file is whole then.
-    pub(crate) fn close(&self, id: &SandboxId) {
-        self.flush(id);
-        held(&self.series).remove(id);
+    /// Closes what is incomplete of a sandbox whose VM is gone: from then on its file holds all of it. Whether it was sampled by this
+    /// Atoll or an earlier one plays no part; a second time changes nothing. Blocks.
+    pub(crate) fn close(&self, id: &SandboxId, dir: &Path) -> std::io::Result<()> {
+        let series = held(&self.series).remove(id);
+        let (mut file, stored) = PointFile::open(dir)?;
+        let Some(series) = series else {
+            let mut rings = stored;
+            return file.append(&rings.close_partial());
+        };
+        let mut series = held(&series);
+        let closed = series.rings.close_partial();
+        // A file that failed once was left alone since: what it lacks is in the rings.
+        if series.file.is_some() { file.append(&closed) } else { file.rewrite(&series.rings.all()) }
     }
 
     /// What the file of a sandbox that is not sampled holds. Blocks.
@@ -211,6 +220,29 @@ mod tests {
         let after = sample(&second, &target, before.len() + 1);
         assert_eq!(after[..before.len()], before);
         assert_eq!(second.points(&target.id, Tier::Day).len(), 2, "the flushed one and the one that is filling");
+    }
+
+    #[test]
+    fn what_was_incomplete_is_in_the_file_of_a_paused_one_whoever_sampled_it_last() {
+        for sampled_meanwhile in [true, false] {
+            let (target, _dir) = target(4);
+            let metrics = Metrics::new();
+            let points = sample(&metrics, &target, 4);
+            if !sampled_meanwhile {
+                metrics.sample(&[]);
+            }
+            let mut twice = (0..2).map(|_| {
+                metrics.close(&target.id, &target.dir).unwrap();
+                Metrics::stored(&target.dir).unwrap().all()
+            });
+            let (first, again) = (twice.next().unwrap(), twice.next().unwrap());
+            assert_eq!(first, again);
+            for tier in [Tier::TwoHours, Tier::Day] {
+                let means: Vec<Point> = first.iter().filter(|one| one.tier == tier).map(|one| one.point).collect();
+                let sum: u64 = points.iter().map(|point| point.mem_bytes).sum();
+                assert_eq!(means.iter().map(|mean| mean.mem_bytes).collect::<Vec<_>>(), [sum / points.len() as u64]);
+            }
+        }
     }
 
     #[test]
