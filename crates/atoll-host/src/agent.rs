@@ -95,14 +95,14 @@ impl HostAgent {
     /// Gives each found sandbox its actor, and waits a while until those that can be adopted are.
     async fn take_over(&self, found: Vec<Found>) {
         let mut handles = Vec::new();
-        for Found { call, spec, origin, reason, kept } in found {
+        for Found { call, spec, limits, origin, reason, kept } in found {
             let id = spec.id.clone();
             let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, None, origin);
             let actor = match reason {
                 Some(reason) => actor.ended_because(reason),
                 None => actor,
             };
-            let actor = actor.keeping(kept);
+            let actor = actor.keeping(kept).limited(limits);
             if origin == Origin::Running {
                 handles.push(handle.clone());
             }

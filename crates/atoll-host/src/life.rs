@@ -11,7 +11,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::objects::Holder;
 use atoll_domain::record::Paused;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use tokio::sync::oneshot;
 
 use crate::HostAgent;
@@ -84,12 +84,12 @@ impl HostAgent {
         self.shared.objects.holders().into_iter().filter_map(id).collect()
     }
 
-    /// Gives a sandbox new limits.
+    /// Gives a sandbox new limits, unless it has newer ones.
     ///
     /// # Errors
     /// No such sandbox, or a journal that cannot be written.
-    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
-        self.ask(id, |reply| Message::Lifetime(lifetime, reply)).await
+    pub async fn set_lifetime(&self, id: &SandboxId, limits: Limits) -> Result<(), HostError> {
+        self.ask(id, |reply| Message::Lifetime(limits, reply)).await
     }
 
     /// Says that sandboxes were used.

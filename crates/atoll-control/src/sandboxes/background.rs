@@ -6,16 +6,11 @@
 //! Deliberately absent: waiting for the end.
 
 use atoll_domain::{Principal, validate};
-use atoll_store::Step;
+use atoll_store::{Step, exec_route};
 
 use super::processes::{StartInput, made_tag};
 use crate::once::{Claim, Done, Once};
 use crate::{Control, ControlError};
-
-/// How long a start may be under way, in microseconds; the agent's own deadlines are shorter.
-const UNDER_WAY: i64 = 60 * 1_000_000;
-/// The same of one that an earlier Atoll began, since this one's start: its agent may just be starting it.
-const CUT_OFF: i64 = 5 * 1_000_000;
 
 /// A process that was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +61,8 @@ impl Control {
         once: Once,
     ) -> Result<Done<Started>, ControlError> {
         // Of whom it is not is not found, before anything is said about keys.
-        self.running(principal, id).await?;
-        let (claim, kept) = self.claim(principal, format!("exec {id}"), once).await?;
+        let sandbox = self.running(principal, id).await?;
+        let (claim, kept) = self.claim(principal, exec_route(&sandbox.id), once).await?;
         let given = input.tag.take().filter(|tag| !tag.is_empty());
         if let Some(tag) = &given {
             validate::tag(tag)?;
@@ -75,7 +70,14 @@ impl Control {
         let tag = match kept {
             None => {
                 let tag = given.map_or_else(|| made_tag("proc"), Ok)?;
-                self.keep(&claim, &tag).await?;
+                // Before the key can be found: who finds it without anybody at work would take it for cut off.
+                if !self.keys().begin(&claim.place, self.steady()) {
+                    return Err(ControlError::InProgress);
+                }
+                if let Err(error) = self.keep(&claim, &tag).await {
+                    self.keys().end(&claim.place);
+                    return Err(error);
+                }
                 tag
             }
             Some(kept) => {
@@ -90,11 +92,7 @@ impl Control {
                     tx.commit().await?;
                     return Ok(Done::before(Started { pid: found.pid, tag: kept.subject }));
                 }
-                let (begun, limit) = match self.started_at() {
-                    started if kept.at < started => (started, CUT_OFF),
-                    _ => (kept.at, UNDER_WAY),
-                };
-                if self.now() - begun < limit {
+                if !self.keys().begin_again(&claim.place, self.steady()) {
                     return Err(ControlError::InProgress);
                 }
                 kept.subject
@@ -108,12 +106,13 @@ impl Control {
             Err(_) => tx.forget_request(&claim.place, &tag).await?,
         }
         tx.commit().await?;
+        self.keys().end(&claim.place);
         started.map(Done::now)
     }
 
     async fn keep(&self, claim: &Claim, subject: &str) -> Result<(), ControlError> {
         let tx = self.store().begin(Step::BackgroundIntent).await?;
-        let kept = claim.kept(subject, self.now());
+        let kept = claim.kept(subject, self.key_time());
         if !tx.keep_request(&claim.place, &kept, self.remembered_since()).await? {
             return Err(ControlError::InProgress);
         }

@@ -208,6 +208,24 @@ async fn limits_are_set_at_create_changed_later_and_kept_to_by_the_host() {
 }
 
 #[tokio::test]
+async fn a_change_of_limits_that_is_overtaken_on_its_way_changes_nothing() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let to = |seconds| LifetimeChange { timeout_sec: Some(seconds), ..LifetimeChange::default() };
+    let gate = fixture.host.hold(Method::SetLifetime);
+    let (control, principal, target) = (fixture.control.clone(), fixture.principal.clone(), id.clone());
+    let older = tokio::spawn(async move { control.update_sandbox(&principal, target.as_str(), &to(7)).await });
+    gate.reached().await;
+    let newer = fixture.control.update_sandbox(&fixture.principal, id.as_str(), &to(9)).await.unwrap();
+    gate.open();
+    older.await.unwrap().unwrap();
+    assert_eq!(newer.lifetime.timeout_sec, 9);
+    assert_eq!(fixture.host.lifetime_of(&id), Some(newer.lifetime), "the older one won");
+    assert_eq!(row(&fixture, &id).await.lifetime, newer.lifetime);
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn limits_that_could_not_be_told_are_told_later() {
     let fixture = ControlBox::start().await;
     let id = fixture.sandbox().await.id;

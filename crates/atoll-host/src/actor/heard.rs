@@ -106,6 +106,13 @@ impl Actor {
                 self.reason = format!("kept by a newer Atoll ({why}); start that one to use it");
                 Event::TooNew
             }
+            Finished::Adopted(Adoption::FellBack(call, kept)) => {
+                tracing::warn!(sandbox.id = %self.id(), "a resume failed while no Atoll ran; the disk stays");
+                self.facts.send_modify(|facts| facts.incarnation = call.incarnation);
+                self.call = call;
+                self.kept = Some(*kept);
+                Event::FellBack
+            }
             Finished::Adopted(Adoption::Ended(why)) => {
                 tracing::warn!(sandbox.id = %self.id(), %why, "a sandbox ended while no Atoll ran");
                 if !self.waiting.is_being_destroyed() {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atoll_domain::actor::Event;
-use atoll_domain::host::HostError;
-use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
+use atoll_domain::actor::{Event, State};
+use atoll_domain::host::{HostError, SandboxFacts, SandboxSpec};
+use atoll_domain::ttl::{self, Lifetime, OnExpiry, Timer};
 
 use super::Actor;
 use crate::clock;
@@ -107,13 +107,45 @@ impl Actor {
         }
     }
 
-    pub(super) async fn set_lifetime(&mut self, lifetime: Lifetime) -> Result<(), HostError> {
-        self.context().journal(Entry::Lifetime(lifetime)).await?;
+    /// It was used. Of one that is being given back that changes nothing any more.
+    pub(super) fn used(&mut self, state: State) {
+        if !is_going(state) {
+            self.limits.used(&self.dir);
+        }
+    }
+
+    /// The limits that the journal of a found one says.
+    pub(crate) fn limited(self, limits: ttl::Limits) -> Self {
+        self.facts.send_modify(|facts| facts.limits = limits);
+        self
+    }
+
+    /// Takes new limits over; what is no newer than those that are there was heard before, or was overtaken on its way.
+    pub(super) async fn set_lifetime(&mut self, state: State, limits: ttl::Limits) -> Result<(), HostError> {
+        if is_going(state) {
+            return Err(HostError::WrongState { state: state.as_str().into() });
+        }
+        if !limits.supersede(&self.facts.borrow().limits) {
+            return Ok(());
+        }
+        self.context().journal(Entry::Lifetime(limits)).await?;
+        let lifetime = limits.lifetime;
         self.spec.lifetime = lifetime;
+        self.facts.send_modify(|facts| facts.limits = limits);
         self.limits.timer.set(lifetime, clock::now());
         self.limits.not_before = 0;
         self.limits.may_pause.store(lifetime.may_pause(), Ordering::Relaxed);
         self.limits.used(&self.dir);
         Ok(())
     }
+}
+
+/// Whether its directory may be going right now: then nothing is written into it, or its removal would meet a file that comes or goes.
+fn is_going(state: State) -> bool {
+    matches!(state, State::Cancelling | State::Releasing | State::Stuck | State::Gone)
+}
+
+/// The facts of one whose limits nobody has changed.
+pub(super) fn as_made(facts: SandboxFacts, spec: &SandboxSpec) -> SandboxFacts {
+    SandboxFacts { limits: ttl::Limits { lifetime: spec.lifetime, revision: 0 }, ..facts }
 }

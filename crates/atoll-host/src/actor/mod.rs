@@ -41,8 +41,7 @@ use atoll_domain::host::{
     SandboxSecrets, SandboxSpec, TemplateFacts,
 };
 use atoll_domain::record::Paused;
-use atoll_domain::ttl::Lifetime;
-use atoll_domain::{Incarnation, SandboxId};
+use atoll_domain::{Incarnation, SandboxId, ttl};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +84,7 @@ pub(crate) enum Message {
     /// Make a template of it.
     Copy { request: MakeTemplate, reply: Reply<TemplateFacts> },
     /// New limits.
-    Lifetime(Lifetime, Reply<()>),
+    Lifetime(ttl::Limits, Reply<()>),
     /// It was used.
     Used,
     /// Sockets for streams into the guest.
@@ -147,7 +146,8 @@ impl Actor {
         let dir = shared.data.sandboxes().join(spec.id.as_str());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (created, created_seen) = watch::channel(None);
-        let (facts, facts_seen) = watch::channel(first_facts(call.incarnation, &spec.id, &dir));
+        let facts = limits::as_made(first_facts(call.incarnation, &spec.id, &dir), &spec);
+        let (facts, facts_seen) = watch::channel(facts);
         let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
         let may_pause_itself = Arc::new(AtomicBool::new(spec.lifetime.may_pause()));
         let handle = Handle {
@@ -298,13 +298,13 @@ impl Actor {
                 self.waiting.ask_resume(state, &self.call, call, request, reply)
             }
             Message::Copy { request, reply } => Some(self.waiting.ask_copy(request, reply)),
-            Message::Lifetime(lifetime, reply) => {
+            Message::Lifetime(limits, reply) => {
                 // The asker has gone.
-                let _ = reply.send(self.set_lifetime(lifetime).await);
+                let _ = reply.send(self.set_lifetime(state, limits).await);
                 None
             }
             Message::Used => {
-                self.limits.used(&self.dir);
+                self.used(state);
                 None
             }
             Message::Sockets(reply) => {
@@ -495,6 +495,7 @@ fn first_facts(incarnation: Incarnation, id: &SandboxId, dir: &std::path::Path) 
         guest_ip: None,
         uid: None,
         paused: None,
+        limits: ttl::Limits::default(),
         phases: Vec::new(),
     }
 }

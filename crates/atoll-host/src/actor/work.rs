@@ -52,6 +52,8 @@ pub(super) enum Adoption {
     TooNew(String),
     /// It, or its VMM, has ended.
     Ended(String),
+    /// The same in a resume that had not come to its end: this is what stays, in the life of this call.
+    FellBack(Call, Box<Kept>),
     /// It cannot be claimed, or that was called off.
     Failed(HostError),
 }

@@ -80,7 +80,7 @@ impl Kit {
     /// A paused sandbox on a memory image of its own.
     fn paused(&self, id: &SandboxId) -> PathBuf {
         let dir = self.dir.path().join("sandboxes").join(id.as_str());
-        let mut journal = Journal::create(&dir, &samples::create(id)).unwrap();
+        let journal = Journal::create(&dir, &samples::create(id)).unwrap();
         std::fs::write(dir.join("base-1.raw"), vec![7; 200_000]).unwrap();
         let base = Base::Own { file: "base-1.raw".into(), digest: digest(&dir.join("base-1.raw")), stamp: None };
         let sources = self.sources(base);

@@ -43,11 +43,30 @@ async fn limits_are_kept_and_changed_until_it_is_over() {
     assert_eq!(store.sandbox(&row.id).await.unwrap(), Some(row.clone()));
     let lifetime = Lifetime { timeout_sec: 5, ..Lifetime::default() };
     let tx = begin(store).await;
-    assert!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap(), Some(1));
     assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 3).await.unwrap());
-    assert!(!tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap(), None);
+    assert!(!tx.put_lifetime_back(&row.id, 1, &row.lifetime, 4).await.unwrap());
     tx.commit().await.unwrap();
     assert_eq!(store.sandbox(&row.id).await.unwrap().unwrap().lifetime, lifetime);
+}
+
+#[tokio::test]
+async fn a_refused_change_of_limits_is_put_back_unless_a_newer_one_was_made() {
+    let db = open().await;
+    let store = &db.store;
+    let row = sandbox();
+    let limit = |timeout_sec| Lifetime { timeout_sec, ..Lifetime::default() };
+    let tx = begin(store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    assert_eq!(tx.set_lifetime(&row.id, &limit(1), 2).await.unwrap(), Some(1));
+    assert_eq!(tx.set_lifetime(&row.id, &limit(2), 3).await.unwrap(), Some(2));
+    assert!(!tx.put_lifetime_back(&row.id, 1, &row.lifetime, 4).await.unwrap(), "the second would be lost");
+    assert!(tx.put_lifetime_back(&row.id, 2, &limit(1), 5).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &limit(3), 6).await.unwrap(), Some(3), "no number is given twice");
+    tx.commit().await.unwrap();
+    let kept = store.sandbox(&row.id).await.unwrap().unwrap();
+    assert_eq!((kept.lifetime, kept.lifetime_revision), (limit(3), 3));
 }
 
 #[tokio::test]

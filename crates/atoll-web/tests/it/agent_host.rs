@@ -16,7 +16,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::{Damage, Scrubbed};
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -131,6 +131,7 @@ fn facts(id: SandboxId) -> SandboxFacts {
         guest_ip: Some("169.254.0.21".into()),
         uid: Some(70_000),
         paused: None,
+        limits: Limits::default(),
         phases: Vec::new(),
     }
 }
@@ -192,7 +193,7 @@ impl HostDriver for AgentHost {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn set_lifetime(&self, _: SandboxId, _: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
+    fn set_lifetime(&self, _: SandboxId, _: Limits) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async { self.fault() })
     }
 
