@@ -17,7 +17,7 @@ use crate::socket::{Incoming, Socket};
 use crate::{Client, ClientError};
 
 /// Most input in one frame; the server takes frames of 256 KiB.
-const INPUT: usize = 96 * 1024;
+pub const INPUT: usize = 96 * 1024;
 
 /// What a followed program did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,24 @@ impl ExecStream {
     /// # Errors
     /// A lost connection.
     pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
-        let frame = match self.socket.next::<StreamFrame>().await? {
+        let incoming = self.socket.next().await?;
+        self.event(incoming)
+    }
+
+    /// Waits until its input can be fed without waiting, which answers nothing; what it did before that comes first. There is no limit of
+    /// time as long as the server lives: the program reads when it likes. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn room(&mut self) -> Result<Option<ExecEvent>, ClientError> {
+        match self.socket.next_or_room().await? {
+            Some(incoming) => self.event(incoming).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn event(&mut self, incoming: Incoming<StreamFrame>) -> Result<ExecEvent, ClientError> {
+        let frame = match incoming {
             Incoming::Frame(frame) => frame,
             Incoming::Bytes(_) | Incoming::Closed => return Err(self.socket.cut()),
         };
@@ -114,7 +131,8 @@ impl ExecStream {
         self.socket.has_room()
     }
 
-    /// Feeds its standard input; it goes out while [`ExecStream::next`] listens. Whoever does not listen meanwhile waits for room here.
+    /// Feeds its standard input; it goes out while [`ExecStream::next`] or [`ExecStream::room`] listens. Whoever does not listen meanwhile
+    /// waits for room here, and not for long; [`INPUT`] bytes where there is room do not wait.
     ///
     /// # Errors
     /// A lost connection.

@@ -71,6 +71,10 @@ impl Outbox {
         self.waiting.push_back(message);
     }
 
+    fn has_room(&self) -> bool {
+        self.bytes < OUTBOX
+    }
+
     /// Ready when all is on the wire.
     fn poll(&mut self, stream: &mut WebSocketStream<Upgraded>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while !self.waiting.is_empty() {
@@ -134,7 +138,7 @@ impl Socket {
 
     /// Whether more may be queued.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbox.bytes < OUTBOX
+        self.outbox.has_room()
     }
 
     /// Queues a JSON frame, which goes out with the next call; waits while there is no room.
@@ -147,15 +151,17 @@ impl Socket {
         Ok(())
     }
 
-    /// What came next, while what is queued goes out.
-    async fn exchange(&mut self) -> Option<Result<Message, Error>> {
+    /// What came next, while what is queued goes out; nothing as soon as there is room, for who waits for that.
+    async fn exchange(&mut self, or_room: bool) -> Option<Option<Result<Message, Error>>> {
         let (outbox, stream) = (&mut self.outbox, &mut self.stream);
         poll_fn(|cx| {
             let sent = outbox.poll(stream, cx);
             match (stream.poll_next_unpin(cx), sent) {
+                (Poll::Ready(heard), _) => Poll::Ready(Some(heard)),
                 // A server that takes nothing any more may have said why.
-                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Some(Err(error))),
-                (heard, _) => heard,
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Some(Some(Err(error)))),
+                (Poll::Pending, _) if or_room && outbox.has_room() => Poll::Ready(None),
+                (Poll::Pending, _) => Poll::Pending,
             }
         })
         .await
@@ -164,28 +170,45 @@ impl Socket {
     /// The next frame. Dropping the future loses nothing.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
         loop {
+            if let Some(incoming) = self.hear(false).await? {
+                return Ok(incoming);
+            }
+        }
+    }
+
+    /// The next frame, or nothing as soon as more may be queued. However long that takes: a server that gives signs of life is not
+    /// gone, and what it passes on to may read when it likes. Dropping the future loses nothing.
+    pub(crate) async fn next_or_room<T: DeserializeOwned>(&mut self) -> Result<Option<Incoming<T>>, ClientError> {
+        self.hear(true).await
+    }
+
+    async fn hear<T: DeserializeOwned>(&mut self, or_room: bool) -> Result<Option<Incoming<T>>, ClientError> {
+        loop {
+            if or_room && self.has_room() {
+                return Ok(None);
+            }
             if self.ping.tick().now_or_never().is_some() {
                 if self.heard.elapsed() > SILENCE {
                     return Err(ClientError::NoAnswer { server: self.server.clone() });
                 }
                 self.outbox.push(Message::Ping(Bytes::new()));
             }
-            let Ok(message) = timeout(PING_EVERY, self.exchange()).await else { continue };
+            let Ok(Some(message)) = timeout(PING_EVERY, self.exchange(or_room)).await else { continue };
             self.heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(text.as_str());
                     let foreign = |_| ClientError::Foreign { server: self.server.clone(), status: 101 };
-                    return frame.map(Incoming::Frame).map_err(foreign);
+                    return frame.map(|frame| Some(Incoming::Frame(frame))).map_err(foreign);
                 }
-                Some(Ok(Message::Binary(bytes))) => return Ok(Incoming::Bytes(bytes)),
+                Some(Ok(Message::Binary(bytes))) => return Ok(Some(Incoming::Bytes(bytes))),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
                     let reason = frame.reason.chars().filter(|c| !c.is_control()).collect();
                     return Err(ClientError::Closed { server: self.server.clone(), reason });
                 }
-                Some(Ok(Message::Close(_))) | None => return Ok(Incoming::Closed),
-                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(Incoming::Closed),
+                Some(Ok(Message::Close(_))) | None => return Ok(Some(Incoming::Closed)),
+                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(Some(Incoming::Closed)),
                 Some(Err(error)) => return Err(self.lost(error)),
             }
         }

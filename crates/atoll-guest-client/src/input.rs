@@ -121,7 +121,8 @@ pub(crate) fn open(
     let request = request.body(body).map_err(|_| GuestError::protocol("a token that fits in no HTTP request"))?;
     let patience = limits.idle;
     let task = tokio::spawn(async move {
-        let silence = limits.keepalive.saturating_mul(3);
+        // A process that does not read keeps the body from moving: that is as patiently waited for as a piece's way to it.
+        let silence = limits.idle.max(limits.keepalive.saturating_mul(3));
         let exchange = exchange(&*dial, &limits, request, silence).await?;
         let mut answer = Envelopes::new(exchange, &limits).await?;
         while answer.next::<wire::StreamInputResponse>(&limits, limits.head).await?.is_some() {}

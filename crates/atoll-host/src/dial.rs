@@ -24,8 +24,9 @@ use tokio::net::{TcpSocket, TcpStream};
 const BATCH: usize = 16;
 /// How much of a console a keeper keeps.
 const CONSOLE: usize = 256 * 1024;
-/// Unanswered data for so long ends a stream.
-const USER_TIMEOUT_MS: u32 = 60_000;
+/// Data that does not get through for so long ends a stream. A program that takes nothing for a while is no silent peer, and the kernel
+/// tells the two apart by nothing but this; a VM that hangs is found by others, and ends its streams.
+const USER_TIMEOUT_MS: u32 = 15 * 60_000;
 
 /// Makes streams into one sandbox.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a test that cannot run here says so")]
 
+mod callers;
 mod files;
 mod process;
 mod raw;

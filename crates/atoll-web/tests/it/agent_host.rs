@@ -87,6 +87,8 @@ pub(crate) struct AgentHost {
     paused: Mutex<BTreeMap<SandboxId, SandboxFacts>>,
     /// What the next create waits at.
     pub(crate) gate: Mutex<Option<Gate>>,
+    /// What the next connection to the agent waits at.
+    pub(crate) stream_gate: Mutex<Option<Gate>>,
     /// What the agent says instead of its answers.
     pub(crate) lie: Mutex<Option<Lie>>,
     /// What a scrub finds.
@@ -105,6 +107,7 @@ impl AgentHost {
             fault: Mutex::default(),
             paused: Mutex::default(),
             gate: Mutex::default(),
+            stream_gate: Mutex::default(),
             lie: Mutex::default(),
             damaged: Mutex::default(),
             template: Mutex::default(),
@@ -255,7 +258,11 @@ impl HostDriver for AgentHost {
         if let Some(lie) = self.lie.lock().unwrap().clone() {
             return Box::pin(async { Ok(lie.stream()) });
         }
+        let gate = self.stream_gate.lock().unwrap().take();
         Box::pin(async {
+            if let Some(gate) = gate {
+                gate.pass().await;
+            }
             let stream = TcpStream::connect(address).await.map_err(|e| HostError::Unavailable(e.to_string()))?;
             Ok(Box::new(stream) as GuestStream)
         })

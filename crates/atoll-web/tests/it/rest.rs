@@ -362,6 +362,31 @@ async fn a_background_process_under_a_key_is_started_once() {
 }
 
 #[tokio::test]
+async fn while_a_start_under_a_key_is_under_way_the_key_starts_nothing_else() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let start =
+        async |body: &Value| service.call(Method::POST, &path, &[("idempotency-key", "k")], body.to_string()).await;
+    let nap = json!({ "cmd": "sleep", "args": ["1000"], "background": true });
+    let gate = service.hold_next_stream();
+    let (first, ()) = tokio::join!(start(&nap), async {
+        eventually("the start is under way", async || gate.reached()).await;
+        assert_eq!(start(&nap).await.problem(409, "in_progress")["retryable"], true);
+        let other = json!({ "cmd": "sleep", "args": ["2000"], "background": true });
+        start(&other).await.problem(422, "idempotency_mismatch");
+        gate.open();
+    });
+    assert_eq!((first.status.as_u16(), first.header("idempotency-replayed")), (202, ""));
+    let again = start(&nap).await;
+    assert_eq!((again.status.as_u16(), again.header("idempotency-replayed")), (202, "true"));
+    assert_eq!(again.json(), first.json());
+    let processes = format!("/v1/sandboxes/{id}/processes");
+    let listed = service.get(&processes).await.json();
+    assert_eq!(listed["processes"].as_array().unwrap().len(), 1, "{listed}");
+    service.delete(&format!("{processes}/{}", first.json()["pid"])).await;
+}
+
+#[tokio::test]
 async fn logs_are_the_consoles_bytes_as_plain_text() {
     let (service, id) = Service::with_sandbox().await;
     let all = service.get(&format!("/v1/sandboxes/{id}/logs")).await;

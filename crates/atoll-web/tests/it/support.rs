@@ -176,6 +176,13 @@ impl Service {
         gate
     }
 
+    /// Makes the next connection to the agent wait.
+    pub(crate) fn hold_next_stream(&self) -> Gate {
+        let gate = Gate::default();
+        *self.host.stream_gate.lock().unwrap() = Some(gate.clone());
+        gate
+    }
+
     /// Asks it to stop and waits until it has.
     pub(crate) async fn shut_down(mut self) {
         self.stop.cancel();
