@@ -28,6 +28,11 @@ impl RequestKey {
         Self(bytes)
     }
 
+    /// A name that says nothing of what it names.
+    pub(crate) fn name(&self, of: &str) -> String {
+        self.digest(of)
+    }
+
     fn digest(&self, request: &str) -> String {
         blake3::keyed_hash(&self.0, request.as_bytes()).to_hex().to_string()
     }
