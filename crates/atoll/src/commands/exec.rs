@@ -94,6 +94,7 @@ pub(crate) async fn follow(
         tag: None,
         timeout_sec: request.timeout_sec,
         stdin: interactive,
+        input_acks: interactive,
         // As at a pipe: whoever reads here wants every byte.
         backpressure: true,
     };
