@@ -17,6 +17,7 @@ mod sandboxes;
 mod scrub;
 mod socket;
 mod terminal;
+mod window;
 
 pub use client::Client;
 pub use endpoint::{ApiKey, Endpoint, SOCKET};

@@ -2,7 +2,7 @@
 //!
 //! How it works: the upgrade goes through the same HTTP client as everything else, so that keys, sockets and TLS are the same; a refusal
 //! comes back as the problem that the server sent. A ping every 20 s finds out that the other side is gone: without any sign of
-//! it for 45 s the connection counts as lost. What is queued goes out while the other side is listened to, so that two sides that both have
+//! it for 45 s the connection counts as lost; the time in which nobody listened here (a pager that is full) does not count. What is queued goes out while the other side is listened to, so that two sides that both have
 //! much to say do not wait for each other.
 //!
 //! Deliberately absent: what is said ([`crate::exec_stream`], [`crate::terminal`]).
@@ -55,6 +55,8 @@ pub(crate) struct Socket {
     server: String,
     ping: Interval,
     heard: Instant,
+    /// Since when nobody has listened here.
+    away: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -111,7 +113,8 @@ impl Client {
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Socket { stream, server: self.name().to_owned(), ping, heard: Instant::now(), outbox: Outbox::default() })
+        let (server, heard) = (self.name().to_owned(), Instant::now());
+        Ok(Socket { stream, server, ping, heard, away: None, outbox: Outbox::default() })
     }
 }
 
@@ -169,6 +172,20 @@ impl Socket {
 
     /// The next frame. Dropping the future loses nothing.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
+        self.back();
+        let came = self.listen().await;
+        self.away = Some(Instant::now());
+        came
+    }
+
+    /// The time in which nobody listened here says nothing about the other side.
+    fn back(&mut self) {
+        if let Some(away) = self.away.take() {
+            self.heard += away.elapsed();
+        }
+    }
+
+    async fn listen<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
         loop {
             if let Some(incoming) = self.hear(false).await? {
                 return Ok(incoming);
@@ -179,7 +196,10 @@ impl Socket {
     /// The next frame, or nothing as soon as more may be queued. However long that takes: a server that gives signs of life is not
     /// gone, and what it passes on to may read when it likes. Dropping the future loses nothing.
     pub(crate) async fn next_or_room<T: DeserializeOwned>(&mut self) -> Result<Option<Incoming<T>>, ClientError> {
-        self.hear(true).await
+        self.back();
+        let came = self.hear(true).await;
+        self.away = Some(Instant::now());
+        came
     }
 
     async fn hear<T: DeserializeOwned>(&mut self, or_room: bool) -> Result<Option<Incoming<T>>, ClientError> {
@@ -217,6 +237,11 @@ impl Socket {
     /// Says goodbye; a server that does not answer in time is left.
     pub(crate) async fn close(&mut self) {
         let _ = timeout(CLOSE_LIMIT, self.stream.close(None)).await;
+    }
+
+    /// Neither side goes on before the other.
+    pub(crate) fn stuck(&self) -> ClientError {
+        ClientError::NoAnswer { server: self.server.clone() }
     }
 
     /// The stream ended without saying why.

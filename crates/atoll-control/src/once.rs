@@ -39,6 +39,11 @@ impl RequestKey {
         Self(bytes)
     }
 
+    /// A name that says nothing of what it names.
+    pub(crate) fn name(&self, of: &str) -> String {
+        self.digest(of)
+    }
+
     fn digest(&self, request: &str) -> String {
         blake3::keyed_hash(&self.0, request.as_bytes()).to_hex().to_string()
     }
@@ -144,6 +149,11 @@ impl Keys {
             under_way.insert(place.clone(), steady);
         }
         free
+    }
+
+    /// Whether it is under way here.
+    pub(crate) fn is_busy(&self, place: &KeyPlace, steady: i64) -> bool {
+        self.under_way().get(place).is_some_and(|begun| steady - begun < UNDER_WAY)
     }
 
     /// The same of a key without an outcome, whose first request may still be at work: for as long as this process's own may take,

@@ -90,6 +90,7 @@ impl Control {
             cwd,
             user: Some(user.to_owned()),
             tag: None,
+            operation: None,
             stdin: false,
             pty: None,
             timeout: Some(Duration::from_secs(seconds.into())),

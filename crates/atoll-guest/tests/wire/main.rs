@@ -8,5 +8,6 @@ mod files;
 mod process;
 mod raw;
 mod snapshot;
+mod starts;
 mod streams;
 mod support;

@@ -156,6 +156,16 @@ impl Service {
         *self.host.lie.lock().unwrap() = lie;
     }
 
+    /// Lets the agent say that it is one from before operations.
+    pub(crate) fn age_agent(&self) {
+        self.host.is_old.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Lets the next process start, and loses the answer.
+    pub(crate) fn lose_next_start(&self) {
+        self.host.lose_start.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Whether the body of an answer breaks off.
     pub(crate) async fn broken(&self, path: &str, body: &str) -> bool {
         let stream = TcpStream::connect(&self.address).await.unwrap();
