@@ -146,8 +146,7 @@ impl Actor {
         let dir = shared.data.sandboxes().join(spec.id.as_str());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (created, created_seen) = watch::channel(None);
-        let facts = limits::as_made(first_facts(call.incarnation, &spec.id, &dir), &spec);
-        let (facts, facts_seen) = watch::channel(facts);
+        let (facts, facts_seen) = watch::channel(limits::as_made(first_facts(call.incarnation, &spec.id, &dir), &spec));
         let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
         let may_pause_itself = Arc::new(AtomicBool::new(spec.lifetime.may_pause()));
         let handle = Handle {
