@@ -16,6 +16,7 @@ use atoll_guest_client::{
 };
 
 use super::exec::DEFAULT_USER;
+use super::frozen::thawed;
 use crate::random::{bytes, hex};
 use crate::streams::StreamPermit;
 use crate::{Control, ControlError, What};
@@ -189,11 +190,11 @@ impl Control {
             timeout,
             backpressure: input.backpressure,
         };
-        let started = async {
+        let started = || async {
             let events = agent.start(&request).await?;
             follow(events).await
         };
-        match started.await {
+        match thawed(started).await {
             Ok((pid, offset, events)) => Ok(self.session(sandbox, agent, pid, Some(tag), offset, events)),
             Err(error) => match from_start_refusal(error, &input.cmd) {
                 ControlError::Guest(error) => Err(self.why_lost(&sandbox, error).await),
