@@ -74,6 +74,9 @@ pub struct Paused {
     pub quiesced: bool,
     /// Bytes that the pause wrote.
     pub bytes: u64,
+    /// Whether a memory was kept and lost in a resume that failed: its owner never agreed to the disk alone.
+    #[serde(default)]
+    pub memory_lost: bool,
 }
 
 /// What kind of template it is.

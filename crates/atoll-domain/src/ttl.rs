@@ -231,6 +231,12 @@ impl Timer {
         .min_by_key(|due| due.at)
     }
 
+    /// When it is to be destroyed even while it is paused: its deadline, if that is its owner's wish. Nobody uses a paused one and it
+    /// does not run, so no other limit comes near.
+    pub fn destroyed_at(&self) -> Option<u64> {
+        self.end.filter(|_| self.lifetime.on_expiry == OnExpiry::Destroy)
+    }
+
     /// Whether it is over, and why.
     pub fn expired(&self, steady: u64) -> Option<Cause> {
         self.due().filter(|due| due.at <= steady).map(|due| due.cause)

@@ -218,7 +218,7 @@ mod tests {
         let (image, kernel, initrd) = ("/i".into(), "/k".into(), "/n".into());
         let sources = Sources { image, kernel, initrd, base: Base::Empty, origin };
         let at = i64::try_from(at).unwrap();
-        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2 };
+        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2, memory_lost: false };
         Kept { paused, sources, diff: true, by_host: false, cause: None }
     }
 

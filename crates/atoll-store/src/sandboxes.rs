@@ -274,6 +274,25 @@ impl WriteTransaction {
         Ok(self.execute("mark a sandbox paused", sql, values).await? == 1)
     }
 
+    /// Takes over what is still kept of a sandbox that is paused in that life; answers false when it is in no such pause.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_kept(
+        &self,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        paused: &Paused,
+        at: i64,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET paused = $2, last_updated = $3 \
+                   WHERE id = $1 AND status = 'paused' AND incarnation = $4";
+        let kept = serde_json::to_string(paused).unwrap_or_else(|_| "null".into());
+        let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
+        let values = vec![id.as_str().into(), kept.into(), at.into(), incarnation.into()];
+        Ok(self.execute("note what is kept of a sandbox", sql, values).await? == 1)
+    }
+
     /// Notes that a paused sandbox runs again, in the life that its host says; answers false when it is not paused, or was resumed
     /// before.
     ///

@@ -75,7 +75,7 @@ impl SimSandbox {
     /// Puts it on disk; its streams end.
     fn put_to_disk(&mut self, mode: PauseMode, at: i64) -> Paused {
         let generation = (mode == PauseMode::Memory).then(|| format!("{}-{}", self.facts.id, self.facts.incarnation));
-        let paused = Paused { at, generation, quiesced: !self.life.unquiesced, bytes: BYTES };
+        let paused = Paused { at, generation, quiesced: !self.life.unquiesced, bytes: BYTES, memory_lost: false };
         self.facts.state = HostSandboxState::Paused;
         self.facts.paused = Some(paused.clone());
         (self.facts.host_ip, self.facts.guest_ip) = (None, None);
@@ -114,6 +114,14 @@ impl SimHost {
     /// Makes the agent of a sandbox one that does not answer when it is paused.
     pub fn make_unquiesced(&self, id: &SandboxId) {
         self.world().sandboxes.get_mut(id).expect("the sandbox is there").life.unquiesced = true;
+    }
+
+    /// What a resume does whose guest begins to run and never answers: only the disk of a paused sandbox is left.
+    pub fn lose_memory(&self, id: &SandboxId) {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(id).expect("the sandbox is there");
+        let paused = sandbox.facts.paused.as_mut().expect("it is paused");
+        (paused.generation, paused.memory_lost) = (None, true);
     }
 
     /// The limits that it keeps to for a sandbox.
@@ -211,7 +219,9 @@ impl SimHost {
             HostSandboxState::Paused => {
                 let kept = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.generation.is_some());
                 if mode == PauseMode::Memory && !kept {
-                    return Err(HostError::MemoryUnusable(MemoryReason::DiskOnly));
+                    let lost = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.memory_lost);
+                    let reason = if lost { MemoryReason::Lost } else { MemoryReason::DiskOnly };
+                    return Err(HostError::MemoryUnusable(reason));
                 }
                 sandbox.facts.state = HostSandboxState::Resuming;
                 sandbox.life.resuming = watch::Sender::new(None);

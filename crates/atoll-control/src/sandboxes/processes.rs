@@ -16,6 +16,7 @@ use atoll_guest_client::{
 };
 
 use super::exec::DEFAULT_USER;
+use super::frozen::thawed;
 use crate::random::{bytes, hex};
 use crate::streams::StreamPermit;
 use crate::{Control, ControlError, What};
@@ -205,11 +206,11 @@ impl Control {
             timeout,
             backpressure: input.backpressure,
         };
-        let started = async {
+        let started = || async {
             let events = agent.start(&request).await?;
             follow(events).await
         };
-        match started.await {
+        match thawed(started).await {
             Ok(begun) => Ok(self.session(sandbox, agent, Some(tag), begun)),
             Err(error) => {
                 let perhaps = may_have_started(&error);

@@ -6,7 +6,7 @@ use atoll_control::{ControlError, SealingKey};
 use atoll_domain::host::{HostError, HostSandboxState};
 use atoll_domain::record::Sandbox;
 use atoll_domain::snapshot::MemoryReason;
-use atoll_domain::ttl::{LifetimeChange, OnExpiry};
+use atoll_domain::ttl::{Cause, LifetimeChange, OnExpiry};
 use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
 use atoll_guest_client::FileBody;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
@@ -119,6 +119,50 @@ async fn a_memory_that_cannot_be_used_is_refused_and_the_disk_is_taken_when_it_i
     let disk_alone = fixture.control.pause_sandbox(&fixture.principal, id.as_str(), Some("disk")).await.unwrap();
     assert_eq!(disk_alone.sandbox.paused.unwrap().generation, None);
     assert!(resume(&fixture, &id, None).await.is_ok(), "its memory was given up when it was paused");
+}
+
+#[tokio::test]
+async fn a_memory_that_a_resume_lost_is_told_and_never_replaced_by_the_disk_unasked() {
+    let fixture = ControlBox::start().await;
+    let id = paused(&fixture, true).await;
+    fixture.host.lose_memory(&id);
+    let late = HostError::Timeout { what: "resume".into(), limit_ms: 1 };
+    fixture.host.plan(Method::Resume, Fault::Refuse(late));
+    assert!(resume(&fixture, &id, None).await.is_err());
+    let kept = row(&fixture, &id).await.paused.unwrap();
+    assert_eq!((kept.generation, kept.memory_lost), (None, true), "the record says what there is");
+    let lost = HostError::MemoryUnusable(MemoryReason::Lost);
+    let used = fixture.control.exec(&fixture.principal, id.as_str(), command("true", &[])).await;
+    assert!(matches!(used, Err(ControlError::Host(error)) if error == lost), "a use boots nothing by itself");
+    assert_eq!(resume(&fixture, &id, Some("disk")).await.unwrap().status, SandboxStatus::Running);
+    // The same, and nobody was told: the comparison finds it.
+    fixture.control.pause_sandbox(&fixture.principal, id.as_str(), None).await.unwrap();
+    fixture.host.lose_memory(&id);
+    activate(&fixture.control).await.unwrap();
+    assert!(row(&fixture, &id).await.paused.unwrap().memory_lost);
+}
+
+#[tokio::test]
+async fn which_limit_it_was_is_told_even_to_whoever_is_faster_than_the_host() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let gate = fixture.host.hold(Method::Watch);
+    fixture.start_loops();
+    gate.reached().await;
+    fixture.host.expire(&id, Cause::Idle);
+    let looks = fixture.host.calls(Method::LatestEvent) + fixture.host.calls(Method::Resume);
+    let late = async {
+        let past = || async {
+            let now = fixture.host.calls(Method::LatestEvent) + fixture.host.calls(Method::Resume);
+            (now > looks).then_some(())
+        };
+        eventually("somebody to be faster", past).await;
+        gate.open();
+    };
+    let (resumed, ()) = tokio::join!(resume(&fixture, &id, None), late);
+    assert_eq!(resumed.unwrap().status, SandboxStatus::Running);
+    let told = crate::pause::history(&fixture, &id).await;
+    assert_eq!(told, ["created", "started", "expired", "paused", "resumed"]);
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@
 //! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it; a
 //! crash loses at most a few seconds of it. A pause that failed is tried again after a minute.
 //!
-//! Deliberately absent: what counts as a use: the control plane says so.
+//! A paused sandbox that is to be destroyed at its deadline is, as if it ran; no other limit counts while it is paused.
+//!
+//! Deliberately absent: what else than a stream into the guest counts as a use: the control plane says so.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use atoll_domain::actor::{Event, State};
 use atoll_domain::host::{HostError, SandboxFacts, SandboxSpec};
-use atoll_domain::ttl::{self, Lifetime, OnExpiry, Timer};
+use atoll_domain::ttl::{self, Cause, Lifetime, OnExpiry, Timer};
 
 use super::Actor;
 use crate::clock;
@@ -76,10 +78,18 @@ impl Limits {
 
     /// Ends when the time is over.
     pub(super) async fn over(&self) {
+        self.reached(|| self.timer.due().map(|due| due.at.max(self.not_before))).await;
+    }
+
+    /// Ends when a sandbox that is paused is to be destroyed.
+    pub(super) async fn kept_long_enough(&self) {
+        self.reached(|| self.timer.destroyed_at()).await;
+    }
+
+    async fn reached(&self, due: impl Fn() -> Option<u64>) {
         loop {
-            let Some(due) = self.timer.due() else { return std::future::pending().await };
+            let Some(at) = due() else { return std::future::pending().await };
             let now = clock::steady();
-            let at = due.at.max(self.not_before);
             if at <= now {
                 return;
             }
@@ -105,6 +115,15 @@ impl Actor {
                 Some(Event::Destroy)
             }
         }
+    }
+
+    /// A paused sandbox's deadline has come, and its owner wants it gone then.
+    pub(super) fn kept_long_enough(&mut self) -> Option<Event> {
+        let cause = Cause::Deadline;
+        tracing::info!(sandbox.id = %self.id(), cause = cause.as_str(), "a paused sandbox's time is over");
+        self.reason = cause.as_str().into();
+        self.ended = true;
+        Some(Event::Destroy)
     }
 
     /// It was used. Of one that is being given back that changes nothing any more.

@@ -74,7 +74,7 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     let db = open().await;
     let store = &db.store;
     let row = sandbox();
-    let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096 };
+    let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096, memory_lost: false };
     let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 2).await.unwrap(), "it does not run yet");
@@ -100,7 +100,7 @@ async fn a_pause_of_a_later_life_that_was_missed_is_the_one_that_counts() {
     let db = open().await;
     let store = &db.store;
     let row = sandbox();
-    let paused = |at| Paused { at, generation: None, quiesced: true, bytes: 1 };
+    let paused = |at| Paused { at, generation: None, quiesced: true, bytes: 1, memory_lost: false };
     let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     assert!(tx.mark_running(&facts(&row, 1), 2).await.unwrap());
@@ -186,6 +186,29 @@ async fn full_rings_are_flushed_whole_and_twice_is_once() {
     tx.commit().await.unwrap();
     assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
     assert!(store.metric_points(&id, Tier::TenMinutes).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn points_that_no_ring_would_hold_any_more_are_forgotten() {
+    let db = open().await;
+    let store = &db.store;
+    let (id, other) = (sandbox().id, support::sandbox(8, 1).id);
+    let tx = begin(store).await;
+    tx.insert_metric_points(&id, &full_rings()).await.unwrap();
+    tx.insert_metric_points(&other, &full_rings()).await.unwrap();
+    // The same rings half an hour later: the raw ones of then are over, of the others some.
+    let later: Vec<Joined> = full_rings()
+        .into_iter()
+        .map(|joined| {
+            let timestamp_ms = joined.point.timestamp_ms + 30 * 60 * 1000;
+            Joined { point: Point { timestamp_ms, ..joined.point }, ..joined }
+        })
+        .collect();
+    tx.insert_metric_points(&id, &later).await.unwrap();
+    assert_eq!(tx.drop_fine_metric_points(&id).await.unwrap(), 1440, "as many as the rings hold");
+    assert_eq!(tx.drop_fine_metric_points(&other).await.unwrap(), 1440, "another's are its own");
+    tx.commit().await.unwrap();
+    assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
 }
 
 fn template(id: &str, owner: u8, name: &str) -> Template {

@@ -196,7 +196,8 @@ impl HostDriver for AgentHost {
         Box::pin(async move {
             self.fault()?;
             let generation = (mode == PauseMode::Memory).then(|| "g".to_owned());
-            let paused = Paused { at: 1_700_000_000_000_000, generation, quiesced: true, bytes: 4096 };
+            let paused =
+                Paused { at: 1_700_000_000_000_000, generation, quiesced: true, bytes: 4096, memory_lost: false };
             let paused_facts = SandboxFacts {
                 incarnation: call.incarnation,
                 state: HostSandboxState::Paused,
