@@ -110,12 +110,13 @@ impl ExecStream {
                 return Ok(Some(event));
             }
             // There is room again when the wire took more, or when the server says that the program did.
-            let incoming = match self.window.has_room(INPUT) {
-                true => match self.socket.next_or_room().await? {
+            let incoming = if self.window.has_room(INPUT) {
+                match self.socket.next_or_room().await? {
                     Some(incoming) => incoming,
                     None => return Ok(None),
-                },
-                false => self.socket.next().await?,
+                }
+            } else {
+                self.socket.next().await?
             };
             if let Some(event) = self.event(incoming)? {
                 return Ok(Some(event));

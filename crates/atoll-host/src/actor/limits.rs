@@ -118,12 +118,12 @@ impl Actor {
     }
 
     /// A paused sandbox's deadline has come, and its owner wants it gone then.
-    pub(super) fn kept_long_enough(&mut self) -> Option<Event> {
+    pub(super) fn kept_long_enough(&mut self) -> Event {
         let cause = Cause::Deadline;
         tracing::info!(sandbox.id = %self.id(), cause = cause.as_str(), "a paused sandbox's time is over");
         self.reason = cause.as_str().into();
         self.ended = true;
-        Some(Event::Destroy)
+        Event::Destroy
     }
 
     /// It was used. Of one that is being given back that changes nothing any more.

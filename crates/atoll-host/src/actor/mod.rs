@@ -248,7 +248,7 @@ impl Actor {
                     None
                 }
                 () = self.limits.over(), if running => self.time_is_over(),
-                () = self.limits.kept_long_enough(), if state == State::Paused => self.kept_long_enough(),
+                () = self.limits.kept_long_enough(), if state == State::Paused => Some(self.kept_long_enough()),
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);

@@ -171,7 +171,7 @@ impl Context {
     pub(super) async fn destroyed(&self) {
         self.cancel.cancelled().await;
         if self.shared.stopping.is_cancelled() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -149,13 +149,13 @@ impl Followed {
     async fn go_on(&mut self, stop: &CancellationToken) -> Result<Ended> {
         let mut started = self.tag.is_some();
         loop {
+            let (is_fed, has_room) = (started && self.input.is_some(), self.stream.has_room());
             let reading = async {
                 match &mut self.input {
                     Some(input) => input.read().await,
                     None => std::future::pending().await,
                 }
             };
-            let (is_fed, has_room) = (started && self.input.is_some(), self.stream.has_room());
             // A program that says nothing may have read: room for more wakes, too.
             let heard = async {
                 if is_fed && !has_room { self.stream.room().await } else { self.stream.next().await.map(Some) }
