@@ -17,6 +17,9 @@ bench: setup ## figures, on the shipped profile
 	cargo xtask bench footprint
 	cargo xtask bench boot
 	cargo xtask bench exec
+	cargo xtask bench streams
+	cargo xtask bench dns
+	cargo xtask bench life
 	cargo xtask bench durable
 
 check: ## what can be said without running anything

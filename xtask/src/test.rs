@@ -96,10 +96,6 @@ fn programs_of(workspace: &Workspace, binary: &Path, stages: &mut Stages, wanted
         programs = compile(workspace)?;
         Ok(())
     });
-    let (long, programs): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::is_long);
-    for program in long {
-        println!("{}: in `make soak` alone, until 40 cycles have run clean in CI", program.name());
-    }
     let (vms, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(TestProgram::boots_vms);
     for (name, key, programs, limit) in
         [("tests", "tests", units, UNIT_LIMIT), ("tests with VMs", "vms", vms, VM_LIMIT)]

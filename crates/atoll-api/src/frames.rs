@@ -21,7 +21,8 @@ pub enum ExecClientFrame {
     Start(StreamStart),
     /// Kills it, with its process group.
     Stop,
-    /// Feeds its standard input, if it was started with `stdin`.
+    /// Feeds its standard input, if it was started with `stdin`. At most 1 MiB waits for a program that does not read; what comes beyond
+    /// that is refused by an `error` that is not fatal, with all that follows it. `input_acks` tells how much was taken.
     Stdin {
         /// The bytes.
         data: String,
@@ -58,6 +59,9 @@ pub struct StreamStart {
     pub timeout_sec: Option<i64>,
     /// Keeps standard input open for `stdin` frames.
     pub stdin: bool,
+    /// Asks for `input_taken`, and for `input_window` in `start`, so that no input is sent that would be refused.
+    #[serde(skip_serializing_if = "is_false")]
+    pub input_acks: bool,
     /// The program waits for this reader while it takes what comes, as at a pipe. Without it the program never waits, and
     /// output that the reader is too slow for becomes a `gap`.
     #[serde(skip_serializing_if = "is_false")]
@@ -78,6 +82,14 @@ pub enum StreamFrame {
         /// Where in its output this stream begins.
         #[serde(default)]
         offset: u64,
+        /// How many bytes of input may be sent and not taken yet, if `input_acks` asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input_window: Option<u64>,
+    },
+    /// Input went on to the program, if `input_acks` asked for it.
+    InputTaken {
+        /// How much of this stream's input in all.
+        bytes: u64,
     },
     /// It wrote to standard output, or to its terminal.
     Stdout(Output),
@@ -98,7 +110,7 @@ pub enum StreamFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signal: Option<i32>,
     },
-    /// The stream cannot go on.
+    /// The stream cannot go on, or (not `fatal`) does not do what it was asked.
     Error(StreamError),
 }
 
@@ -127,7 +139,7 @@ fn is_text(encoding: &Encoding) -> bool {
     *encoding == Encoding::Utf8
 }
 
-/// Why a stream cannot go on.
+/// Why a stream cannot go on, or what it does not do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StreamError {
     /// For people.
@@ -135,7 +147,7 @@ pub struct StreamError {
     /// For programs: a code of the error body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<crate::ErrorCode>,
-    /// Whether the session is over; always so.
+    /// Whether the session is over. It is not when input was refused because too much waits already.
     #[serde(default)]
     pub fatal: bool,
 }
@@ -251,7 +263,7 @@ pub enum PtyFrame {
         /// What it exited with, or 128 + the signal that ended it.
         exit_code: i32,
     },
-    /// The session cannot go on.
+    /// The session cannot go on, or (not `fatal`) input was refused because too much waits already.
     Error(StreamError),
     /// Nothing happened, and the sandbox is still there.
     Ping,

@@ -1,10 +1,12 @@
 //! Following a program: its output as it comes, its input as it is there.
 //!
 //! How it works: one WebSocket; every piece of output carries its offset, so that a reader whose connection was lost comes back by tag
-//! and offset without losing a byte. Losing the connection does not end the program.
+//! and offset without losing a byte. Losing the connection does not end the program. The server tells how much input the program took, and no
+//! more is sent than it has room for ([`crate::window`]): so it reads on, and hears `stop`, whatever waits.
 //!
 //! Deliberately absent: reconnecting by itself. Who follows decides how long to try.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use atoll_api::{Encoding, ExecClientFrame, Output, PREFIX, StreamError, StreamFrame, StreamStart};
@@ -14,10 +16,13 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::socket::{Incoming, Socket};
+use crate::window::Window;
 use crate::{Client, ClientError};
 
 /// Most input in one frame; the server takes frames of 256 KiB.
-const INPUT: usize = 96 * 1024;
+pub const INPUT: usize = 96 * 1024;
+/// Most output that waits here for its reader while input waits for room.
+const ASIDE: usize = 16 << 20;
 
 /// What a followed program did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,10 @@ pub enum ExecEvent {
 pub struct ExecStream {
     socket: Socket,
     offset: u64,
+    window: Window,
+    /// What came while input waited for room.
+    aside: VecDeque<ExecEvent>,
+    aside_bytes: usize,
 }
 
 impl Client {
@@ -56,11 +65,13 @@ impl Client {
     pub async fn exec_stream(&self, id: &str, start: StreamStart) -> Result<ExecStream, ClientError> {
         let url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "exec", "stream"]);
         let mut socket = self.socket(url).await?;
+        let start = StreamStart { input_acks: start.stdin, ..start };
         socket.send(&ExecClientFrame::Start(start)).await?;
-        Ok(ExecStream { socket, offset: 0 })
+        Ok(ExecStream::new(socket, 0))
     }
 
-    /// Comes back to a program, from a byte of its output on; it waits for this reader while that takes what comes.
+    /// Comes back to a program, from a byte of its output on; it waits for this reader while that takes what comes. How much input it takes
+    /// is not told here, so that of more than 1 MiB ahead of it the rest would be refused.
     ///
     /// # Errors
     /// Not running, no such program.
@@ -68,7 +79,7 @@ impl Client {
         let mut url = self.url(&[PREFIX.trim_start_matches('/'), "sandboxes", id, "exec", "stream"]);
         url.query_pairs_mut().append_pair("tag", tag).append_pair("offset", &offset.to_string());
         url.query_pairs_mut().append_pair("backpressure", "true");
-        Ok(ExecStream { socket: self.socket(url).await?, offset })
+        Ok(ExecStream::new(self.socket(url).await?, offset))
     }
 }
 
@@ -78,14 +89,71 @@ impl ExecStream {
     /// # Errors
     /// A lost connection.
     pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
-        let frame = match self.socket.next::<StreamFrame>().await? {
+        loop {
+            if let Some(event) = self.put_aside() {
+                return Ok(event);
+            }
+            if let Some(event) = self.hear().await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits until its input can be fed without waiting, which answers nothing; what it did before that comes first. There is no limit of
+    /// time as long as the server lives: the program reads when it likes. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A lost connection.
+    pub async fn room(&mut self) -> Result<Option<ExecEvent>, ClientError> {
+        loop {
+            if let Some(event) = self.put_aside() {
+                return Ok(Some(event));
+            }
+            // There is room again when the wire took more, or when the server says that the program did.
+            let incoming = if self.window.has_room(INPUT) {
+                match self.socket.next_or_room().await? {
+                    Some(incoming) => incoming,
+                    None => return Ok(None),
+                }
+            } else {
+                self.socket.next().await?
+            };
+            if let Some(event) = self.event(incoming)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    fn put_aside(&mut self) -> Option<ExecEvent> {
+        let event = self.aside.pop_front()?;
+        self.aside_bytes -= size(&event);
+        Some(event)
+    }
+
+    fn new(socket: Socket, offset: u64) -> Self {
+        Self { socket, offset, window: Window::default(), aside: VecDeque::new(), aside_bytes: 0 }
+    }
+
+    /// What came; nothing if it was only about input.
+    async fn hear(&mut self) -> Result<Option<ExecEvent>, ClientError> {
+        let incoming = self.socket.next().await?;
+        self.event(incoming)
+    }
+
+    fn event(&mut self, incoming: Incoming<StreamFrame>) -> Result<Option<ExecEvent>, ClientError> {
+        let frame = match incoming {
             Incoming::Frame(frame) => frame,
             Incoming::Bytes(_) | Incoming::Closed => return Err(self.socket.cut()),
         };
-        Ok(match frame {
-            StreamFrame::Start { pid, tag, offset } => {
+        Ok(Some(match frame {
+            StreamFrame::Start { pid, tag, offset, input_window } => {
                 self.offset = self.offset.max(offset);
+                self.window.open(input_window);
                 ExecEvent::Started { pid, tag }
+            }
+            StreamFrame::InputTaken { bytes } => {
+                self.window.taken(bytes);
+                return Ok(None);
             }
             StreamFrame::Stdout(output) => ExecEvent::Stdout(self.take(&output)?),
             StreamFrame::Stderr(output) => ExecEvent::Stderr(self.take(&output)?),
@@ -93,9 +161,15 @@ impl ExecStream {
                 self.offset = offset + bytes;
                 ExecEvent::Gap(bytes)
             }
-            StreamFrame::Exit { exit_code, .. } => ExecEvent::Exit(exit_code),
-            StreamFrame::Error(error) => ExecEvent::Error(error),
-        })
+            StreamFrame::Exit { exit_code, .. } => {
+                self.window.open(None);
+                ExecEvent::Exit(exit_code)
+            }
+            StreamFrame::Error(error) => {
+                self.window.open(None);
+                ExecEvent::Error(error)
+            }
+        }))
     }
 
     /// How much of its output was taken.
@@ -111,19 +185,32 @@ impl ExecStream {
 
     /// Whether its input can be fed without waiting.
     pub fn has_room(&self) -> bool {
-        self.socket.has_room()
+        self.socket.has_room() && self.window.has_room(INPUT)
     }
 
-    /// Feeds its standard input; it goes out while [`ExecStream::next`] listens. Whoever does not listen meanwhile waits for room here.
+    /// Feeds its standard input; it goes out while [`ExecStream::next`] or [`ExecStream::room`] listens. Whoever does not listen meanwhile
+    /// waits for room here, and finds there what the program did in the meantime; [`INPUT`] bytes where there is room do not wait.
     ///
     /// # Errors
     /// A lost connection.
     pub async fn input(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         for piece in bytes.chunks(INPUT) {
+            while !self.window.has_room(piece.len()) {
+                self.set_aside().await?;
+            }
+            self.window.sent(piece.len());
             let frame = ExecClientFrame::Stdin { data: STANDARD.encode(piece), encoding: Encoding::Base64 };
             self.socket.queue(&frame).await?;
         }
         Ok(())
+    }
+
+    async fn set_aside(&mut self) -> Result<(), ClientError> {
+        if let Some(event) = self.hear().await? {
+            self.aside_bytes += size(&event);
+            self.aside.push_back(event);
+        }
+        if self.aside_bytes > ASIDE { Err(self.socket.stuck()) } else { Ok(()) }
     }
 
     /// Closes its standard input behind what was fed.
@@ -155,6 +242,13 @@ impl ExecStream {
     /// Stops following; the program lives on.
     pub async fn close(mut self) {
         self.socket.close().await;
+    }
+}
+
+fn size(event: &ExecEvent) -> usize {
+    match event {
+        ExecEvent::Stdout(bytes) | ExecEvent::Stderr(bytes) => bytes.len(),
+        _ => 0,
     }
 }
 

@@ -17,11 +17,12 @@ mod sandboxes;
 mod scrub;
 mod socket;
 mod terminal;
+mod window;
 
 pub use client::Client;
 pub use endpoint::{ApiKey, Endpoint, SOCKET};
 pub use error::ClientError;
-pub use exec_stream::{ExecEvent, ExecStream};
+pub use exec_stream::{ExecEvent, ExecStream, INPUT};
 pub use files::Download;
 pub use sandboxes::output_of;
 pub use terminal::{Terminal, TerminalEvent};

@@ -2,7 +2,7 @@
 //!
 //! How it works: the upgrade goes through the same HTTP client as everything else, so that keys, sockets and TLS are the same; a refusal
 //! comes back as the problem that the server sent. A ping every 20 s finds out that the other side is gone: without any sign of
-//! it for 45 s the connection counts as lost. What is queued goes out while the other side is listened to, so that two sides that both have
+//! it for 45 s the connection counts as lost; the time in which nobody listened here (a pager that is full) does not count. What is queued goes out while the other side is listened to, so that two sides that both have
 //! much to say do not wait for each other.
 //!
 //! Deliberately absent: what is said ([`crate::exec_stream`], [`crate::terminal`]).
@@ -55,6 +55,8 @@ pub(crate) struct Socket {
     server: String,
     ping: Interval,
     heard: Instant,
+    /// Since when nobody has listened here.
+    away: Option<Instant>,
     outbox: Outbox,
 }
 
@@ -69,6 +71,10 @@ impl Outbox {
     fn push(&mut self, message: Message) {
         self.bytes += message.len();
         self.waiting.push_back(message);
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes < OUTBOX
     }
 
     /// Ready when all is on the wire.
@@ -107,7 +113,8 @@ impl Client {
         let stream = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Socket { stream, server: self.name().to_owned(), ping, heard: Instant::now(), outbox: Outbox::default() })
+        let (server, heard) = (self.name().to_owned(), Instant::now());
+        Ok(Socket { stream, server, ping, heard, away: None, outbox: Outbox::default() })
     }
 }
 
@@ -134,7 +141,7 @@ impl Socket {
 
     /// Whether more may be queued.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbox.bytes < OUTBOX
+        self.outbox.has_room()
     }
 
     /// Queues a JSON frame, which goes out with the next call; waits while there is no room.
@@ -147,15 +154,17 @@ impl Socket {
         Ok(())
     }
 
-    /// What came next, while what is queued goes out.
-    async fn exchange(&mut self) -> Option<Result<Message, Error>> {
+    /// What came next, while what is queued goes out; nothing as soon as there is room, for who waits for that.
+    async fn exchange(&mut self, or_room: bool) -> Option<Option<Result<Message, Error>>> {
         let (outbox, stream) = (&mut self.outbox, &mut self.stream);
         poll_fn(|cx| {
             let sent = outbox.poll(stream, cx);
             match (stream.poll_next_unpin(cx), sent) {
+                (Poll::Ready(heard), _) => Poll::Ready(Some(heard)),
                 // A server that takes nothing any more may have said why.
-                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Some(Err(error))),
-                (heard, _) => heard,
+                (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Some(Some(Err(error)))),
+                (Poll::Pending, _) if or_room && outbox.has_room() => Poll::Ready(None),
+                (Poll::Pending, _) => Poll::Pending,
             }
         })
         .await
@@ -163,29 +172,63 @@ impl Socket {
 
     /// The next frame. Dropping the future loses nothing.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
+        self.back();
+        let came = self.listen().await;
+        self.away = Some(Instant::now());
+        came
+    }
+
+    /// The time in which nobody listened here says nothing about the other side.
+    fn back(&mut self) {
+        if let Some(away) = self.away.take() {
+            self.heard += away.elapsed();
+        }
+    }
+
+    async fn listen<T: DeserializeOwned>(&mut self) -> Result<Incoming<T>, ClientError> {
         loop {
+            if let Some(incoming) = self.hear(false).await? {
+                return Ok(incoming);
+            }
+        }
+    }
+
+    /// The next frame, or nothing as soon as more may be queued. However long that takes: a server that gives signs of life is not
+    /// gone, and what it passes on to may read when it likes. Dropping the future loses nothing.
+    pub(crate) async fn next_or_room<T: DeserializeOwned>(&mut self) -> Result<Option<Incoming<T>>, ClientError> {
+        self.back();
+        let came = self.hear(true).await;
+        self.away = Some(Instant::now());
+        came
+    }
+
+    async fn hear<T: DeserializeOwned>(&mut self, or_room: bool) -> Result<Option<Incoming<T>>, ClientError> {
+        loop {
+            if or_room && self.has_room() {
+                return Ok(None);
+            }
             if self.ping.tick().now_or_never().is_some() {
                 if self.heard.elapsed() > SILENCE {
                     return Err(ClientError::NoAnswer { server: self.server.clone() });
                 }
                 self.outbox.push(Message::Ping(Bytes::new()));
             }
-            let Ok(message) = timeout(PING_EVERY, self.exchange()).await else { continue };
+            let Ok(Some(message)) = timeout(PING_EVERY, self.exchange(or_room)).await else { continue };
             self.heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(text.as_str());
                     let foreign = |_| ClientError::Foreign { server: self.server.clone(), status: 101 };
-                    return frame.map(Incoming::Frame).map_err(foreign);
+                    return frame.map(|frame| Some(Incoming::Frame(frame))).map_err(foreign);
                 }
-                Some(Ok(Message::Binary(bytes))) => return Ok(Incoming::Bytes(bytes)),
+                Some(Ok(Message::Binary(bytes))) => return Ok(Some(Incoming::Bytes(bytes))),
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(Some(frame)))) if !frame.reason.is_empty() => {
                     let reason = frame.reason.chars().filter(|c| !c.is_control()).collect();
                     return Err(ClientError::Closed { server: self.server.clone(), reason });
                 }
-                Some(Ok(Message::Close(_))) | None => return Ok(Incoming::Closed),
-                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(Incoming::Closed),
+                Some(Ok(Message::Close(_))) | None => return Ok(Some(Incoming::Closed)),
+                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => return Ok(Some(Incoming::Closed)),
                 Some(Err(error)) => return Err(self.lost(error)),
             }
         }
@@ -194,6 +237,11 @@ impl Socket {
     /// Says goodbye; a server that does not answer in time is left.
     pub(crate) async fn close(&mut self) {
         let _ = timeout(CLOSE_LIMIT, self.stream.close(None)).await;
+    }
+
+    /// Neither side goes on before the other.
+    pub(crate) fn stuck(&self) -> ClientError {
+        ClientError::NoAnswer { server: self.server.clone() }
     }
 
     /// The stream ended without saying why.

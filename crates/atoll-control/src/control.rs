@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::{self, FirstStart};
 use crate::joined::Joined;
-use crate::once::RequestKey;
+use crate::once::{Keys, RequestKey};
 use crate::ports::{Clock, HostDriver};
 use crate::seal::SealingKey;
 use crate::streams::Streams;
@@ -32,7 +32,6 @@ struct Inner {
     store: Store,
     driver: Arc<dyn HostDriver>,
     clock: Arc<dyn Clock>,
-    started_at: i64,
     team: TeamId,
     host: HostId,
     tasks: TaskTracker,
@@ -50,6 +49,7 @@ struct Inner {
     streams: Streams,
     calls: Streams,
     request_key: RequestKey,
+    keys: Keys,
     /// The last of the host's events that is stored.
     events_seen: watch::Sender<EventSeq>,
 }
@@ -81,14 +81,13 @@ impl Control {
         request_key: RequestKey,
         sealing: SealingKey,
     ) -> Result<(Self, Option<FirstStart>), ControlError> {
-        let started_at = clock.now_micros();
-        let (team, host, first) = bootstrap::ensure(&store, started_at).await?;
+        let (team, host, first) = bootstrap::ensure(&store, clock.now_micros()).await?;
+        let keys = Keys::new(store.newest_request().await?, clock.as_ref());
         let seen = store.events_seen(&host).await?;
         let control = Self(Arc::new(Inner {
             store,
             driver,
             clock,
-            started_at,
             team,
             host,
             tasks: TaskTracker::new(),
@@ -102,6 +101,7 @@ impl Control {
             streams: Streams::sessions(),
             calls: Streams::calls(),
             request_key,
+            keys,
             events_seen: watch::Sender::new(seen),
         }));
         Ok((control, first))
@@ -136,9 +136,13 @@ impl Control {
         self.0.clock.now_micros()
     }
 
-    /// When this control plane started; whatever was begun before has nobody in this process.
-    pub(crate) fn started_at(&self) -> i64 {
-        self.0.started_at
+    /// Microseconds of the clock that never jumps.
+    pub(crate) fn steady(&self) -> i64 {
+        self.0.clock.steady_micros()
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.0.keys
     }
 
     pub(crate) fn first_team(&self) -> &TeamId {

@@ -29,5 +29,5 @@ pub use error::{ControlError, What};
 pub use once::{Done, Once, RequestKey};
 pub use seal::SealingKey;
 pub use step::Step;
-pub use streams::{MAX_STREAMS, StreamPermit};
+pub use streams::{MAX_CALLS, MAX_STREAMS, StreamPermit};
 pub use uses::InUse;

@@ -1,11 +1,14 @@
 //! What the control plane needs from outside: hosts and a clock.
 //!
 //! How it works: [`HostDriver`] is the one place where control plane and host agent meet. Lifecycle calls carry an
-//! operation id and the sandbox's incarnation and are idempotent; what a host does by itself arrives through
+//! operation id and the sandbox's incarnation, changes of limits a revision, and all are idempotent; what a host does by itself arrives through
 //! [`HostDriver::watch`]; everything inside a guest is HTTP over [`HostDriver::open_stream`]. Drivers: in-process (in the
 //! binary), simulated (atoll-testkit); one over the wire when hosts join.
 //!
 //! Deliberately absent: exec, files, PTYs: they are the guest agent's, spoken by atoll-guest-client over a stream.
+
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
@@ -15,7 +18,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::Scrubbed;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -55,8 +58,9 @@ pub trait HostDriver: Send + Sync + 'static {
     /// The templates that the host keeps, for the comparison with what is written down.
     fn templates(&self) -> BoxFuture<'_, Result<Vec<String>, HostError>>;
 
-    /// Gives a sandbox new limits; counts as a use.
-    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>>;
+    /// Gives a sandbox new limits; counts as a use. They are the sandbox's in all of its lives, so it is not a life that orders two
+    /// changes but their revision: what is no newer than what the host keeps to changes nothing, and is no error.
+    fn set_lifetime(&self, id: SandboxId, limits: Limits) -> BoxFuture<'_, Result<(), HostError>>;
 
     /// Says that sandboxes were used since the last time: requests and bytes, never our own polls. What is not there is left out.
     fn touch(&self, ids: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>>;
@@ -100,8 +104,11 @@ pub trait HostDriver: Send + Sync + 'static {
 
 /// The time, so that rules about it can be tested.
 pub trait Clock: Send + Sync + 'static {
-    /// Microseconds since 1970, UTC.
+    /// Microseconds since 1970, UTC: for when something was, never for how long it took, as it may be set meanwhile.
     fn now_micros(&self) -> i64;
+
+    /// Microseconds of a clock that never jumps, since some moment of this process: for how long something took.
+    fn steady_micros(&self) -> i64;
 }
 
 /// The machine's clock.
@@ -111,5 +118,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now_micros(&self) -> i64 {
         jiff::Timestamp::now().as_microsecond()
+    }
+
+    fn steady_micros(&self) -> i64 {
+        static BEGAN: OnceLock<Instant> = OnceLock::new();
+        i64::try_from(BEGAN.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 }

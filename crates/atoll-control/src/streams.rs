@@ -15,7 +15,7 @@ use crate::ControlError;
 /// Most streams of one sandbox at once.
 pub const MAX_STREAMS: u32 = 256;
 /// Most callers of one sandbox's agent at once, those of its streams included.
-pub(crate) const MAX_CALLS: u32 = 512;
+pub const MAX_CALLS: u32 = 512;
 
 type Counts = Arc<Mutex<HashMap<SandboxId, u32>>>;
 

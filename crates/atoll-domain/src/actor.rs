@@ -16,7 +16,8 @@
 //!   destroy while work is under way: Cancelling until that has ended, then Releasing
 //!
 //!   after a restart of Atoll:  Adopting ──adopted──> Running        its keeper is gone: Releasing
-//!                                  └──its keeper is too new, or cannot be claimed now──> Refused ──destroy──> Releasing
+//!                                  │──its keeper is too new, or cannot be claimed now──> Refused ──destroy──> Releasing
+//!                                  └──its VM ended in a resume that was under way──> Settling
 //!                              Settling ──settled──> Paused         what was paused, or was being resumed
 //!   when Atoll stops and keeps VMs:  Running, Paused, Adopting, Refused, Stuck ──leave──> Left
 //! ```
@@ -130,6 +131,8 @@ pub enum Event {
     Adopted,
     /// The keeper is too new for this Atoll.
     TooNew,
+    /// Its VM ended in a resume that had not come to its end: its disk is what is left of it.
+    FellBack,
     /// Preparing or booting failed, or any work ended because it was called off.
     WorkFailed,
     /// Somebody, or a limit, wants it paused.
@@ -169,7 +172,7 @@ pub enum Effect {
     Prepare,
     /// Start the VMM and wait for the agent; ends in `Booted` or `WorkFailed`.
     Boot(u8),
-    /// Claim the keeper that is there; ends in `Adopted`, `TooNew`, `Ended` or `WorkFailed`.
+    /// Claim the keeper that is there; ends in `Adopted`, `TooNew`, `FellBack`, `Ended` or `WorkFailed`.
     Adopt,
     /// Freeze, stop, write the generation, write it down; ends in `Committed`, `PauseFailed` or `Ended`.
     BeginPause,
@@ -293,6 +296,8 @@ fn went_on(state: State, event: Event) -> (State, Vec<Effect>) {
         (Adopting, Event::Adopted) => (Running, vec![Do::CreateDone]),
         // Nothing that may live is ended on a guess: the next start tries again, and its owner can destroy it.
         (Adopting, Event::TooNew | Event::WorkFailed) => (Refused, vec![]),
+        // As if the Atoll that resumed it had lived to see it fail.
+        (Adopting, Event::FellBack) => (Settling, vec![Do::CreateDone, Do::Settle]),
         (Pausing, Event::Committed) => (Settling, vec![Do::Settle]),
         (Pausing, Event::PauseFailed) => (Running, vec![Do::TellPauseFailed]),
         // The VM died under it: there is no generation, and nothing to go on with.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Paused;
 use crate::snapshot::MemoryReason;
-use crate::ttl::{Cause, Lifetime};
+use crate::ttl::{Cause, Lifetime, Limits};
 use crate::validate::Invalid;
 use crate::{Incarnation, Network, OperationId, SandboxId, Shape};
 
@@ -254,6 +254,9 @@ pub struct SandboxFacts {
     /// What is kept of it, while it is paused.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// The limits that the host keeps to.
+    #[serde(default)]
+    pub limits: Limits,
     /// Milliseconds that the phases of its start took, in order.
     pub phases: Vec<Phase>,
 }

@@ -65,6 +65,12 @@ impl Tier {
         }
     }
 
+    /// Milliseconds that a full ring goes back.
+    pub fn span_ms(self) -> i64 {
+        let intervals = u64::try_from(self.capacity()).unwrap_or(u64::MAX);
+        i64::try_from(intervals.saturating_mul(self.interval_ms())).unwrap_or(i64::MAX)
+    }
+
     /// How many samples a point is the mean of.
     fn samples(self) -> u64 {
         self.interval_ms() / SAMPLE_MS

@@ -3,9 +3,10 @@
 //! How it works: bases and disks are objects; whoever rests on one holds a reference (a golden, a template, a generation of a sandbox,
 //! a running VM, a step under way). What happens is a journal of [`Entry`]s, each on disk before the step that it announces; a
 //! [`Ledger`] is what a journal comes to. An object is announced before its files are made, and goes with its last reference:
-//! first `Doomed` is written, then the files are removed, then `Gone`. A doomed object takes no new reference, so nothing can
-//! come to rest on files that are being removed; after a crash the next start finishes every removal, and drops the references of
-//! holders that are not there any more.
+//! first `Doomed` is written, then the files are removed, then `Gone`. Its last holder keeps its reference until then: as long as
+//! the files cannot be removed it has something to let go of, and letting go again tries again. A doomed object takes no new
+//! reference, so nothing can come to rest on files that are being removed; after a crash the next start finishes every removal, and
+//! drops the references of holders that are not there any more.
 //!
 //! Deliberately absent: files, and who holds what: [`Ledger::settle`] is told which holders live.
 
@@ -165,16 +166,22 @@ impl Ledger {
         }
     }
 
-    /// The lines by which a holder lets go of everything. What nobody rests on afterwards is doomed with it: its files may be
-    /// removed once these lines are on disk.
+    /// The lines by which a holder lets go of everything. What nobody else rests on is doomed: its files may be removed once these
+    /// lines are on disk, and it is the holder's until [`Ledger::gone`] is written.
     pub fn release(&self, holder: &Holder) -> Vec<Entry> {
-        let mine = self.objects.iter().filter(|(_, object)| object.holders.contains(holder));
-        mine.flat_map(|(id, object)| {
-            let dropped = Entry::Dropped { object: id.clone(), holder: holder.clone() };
-            let last = object.holders.len() == 1 && !object.doomed;
-            std::iter::once(dropped).chain(last.then(|| Entry::Doomed { object: id.clone() }))
+        let mine = self.objects.iter().filter(|(_, object)| object.holders.contains(holder) && !object.doomed);
+        mine.map(|(id, object)| match object.holders.len() {
+            1 => Entry::Doomed { object: id.clone() },
+            _ => Entry::Dropped { object: id.clone(), holder: holder.clone() },
         })
         .collect()
+    }
+
+    /// The lines that follow the removal of a doomed object's files.
+    pub fn gone(&self, object: &ObjectId) -> Vec<Entry> {
+        let dropped = |holder| Entry::Dropped { object: object.clone(), holder };
+        let last = self.holders(object).into_iter().map(dropped);
+        last.chain([Entry::Gone { object: object.clone() }]).collect()
     }
 
     /// The lines that a start writes: holders that do not live let go, and what nobody rests on is doomed.
@@ -198,6 +205,11 @@ impl Ledger {
     /// Objects whose files stay.
     pub fn there(&self) -> Vec<ObjectId> {
         self.objects.iter().filter(|(_, object)| !object.doomed).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether an object's files are there, or are being removed.
+    pub fn knows(&self, object: &ObjectId) -> bool {
+        self.objects.contains_key(object)
     }
 
     /// Whether an object's files are there and stay.

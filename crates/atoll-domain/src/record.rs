@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::objects::ObjectId;
-use crate::ttl::Lifetime;
+use crate::ttl::{Lifetime, Limits};
 use crate::{HostId, Incarnation, KeyId, Network, Role, SandboxId, SandboxStatus, Shape, TeamId, UserId};
 
 /// A sandbox.
@@ -36,6 +36,8 @@ pub struct Sandbox {
     pub network: Network,
     /// How long it may live without being asked for.
     pub lifetime: Lifetime,
+    /// How often that was changed; the host is told with it, so that it never takes an older change for a newer one.
+    pub lifetime_revision: u64,
     /// What is kept of it, while it is paused.
     pub paused: Option<Paused>,
     /// Labels of its owner.
@@ -54,6 +56,13 @@ pub struct Sandbox {
     pub last_updated: i64,
 }
 
+impl Sandbox {
+    /// Its limits as the host is told of them.
+    pub fn limits(&self) -> Limits {
+        Limits { lifetime: self.lifetime, revision: self.lifetime_revision }
+    }
+}
+
 /// What is kept of a paused sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paused {
@@ -65,6 +74,9 @@ pub struct Paused {
     pub quiesced: bool,
     /// Bytes that the pause wrote.
     pub bytes: u64,
+    /// Whether a memory was kept and lost in a resume that failed: its owner never agreed to the disk alone.
+    #[serde(default)]
+    pub memory_lost: bool,
 }
 
 /// What kind of template it is.

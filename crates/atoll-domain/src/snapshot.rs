@@ -244,6 +244,9 @@ pub enum MemoryReason {
     /// It holds none.
     #[error("only the disk was kept")]
     DiskOnly,
+    /// It held one, whose guest began to run and never answered.
+    #[error("it was lost: a guest began to run from it and never answered")]
+    Lost,
     /// Another VMM, or another series of it.
     #[error("it was taken by {was}; this host has {is}")]
     Vmm {

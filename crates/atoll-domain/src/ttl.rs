@@ -53,6 +53,26 @@ pub struct Lifetime {
     pub max_lifetime_sec: u32,
 }
 
+/// Limits with the number of the change that made them. Of two the greater number counts, whichever comes later: a call that was lost
+/// on its way and comes again must not undo a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// What they are.
+    #[serde(flatten)]
+    pub lifetime: Lifetime,
+    /// 0 as the sandbox was made; each change is greater than all before it, in whatever life of the sandbox. Absent in what older
+    /// versions wrote.
+    #[serde(default)]
+    pub revision: u64,
+}
+
+impl Limits {
+    /// Whether these are to take the place of `current`. What is no newer was heard before, or was overtaken.
+    pub fn supersede(&self, current: &Self) -> bool {
+        self.revision > current.revision
+    }
+}
+
 /// What a call changes; what is absent stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LifetimeChange {
@@ -209,6 +229,12 @@ impl Timer {
         .into_iter()
         .filter_map(|(at, cause)| Some(Due { at: at?, cause }))
         .min_by_key(|due| due.at)
+    }
+
+    /// When it is to be destroyed even while it is paused: its deadline, if that is its owner's wish. Nobody uses a paused one and it
+    /// does not run, so no other limit comes near.
+    pub fn destroyed_at(&self) -> Option<u64> {
+        self.end.filter(|_| self.lifetime.on_expiry == OnExpiry::Destroy)
     }
 
     /// Whether it is over, and why.

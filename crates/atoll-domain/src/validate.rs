@@ -257,6 +257,10 @@ pub fn command(cmd: &str, args: &[String]) -> Result<(), Invalid> {
     if cmd.is_empty() {
         return Err(Invalid::new("cmd", "required", "name the program to run"));
     }
+    if cmd.len() > MAX_PATH_BYTES {
+        // No kernel takes a longer name of a program.
+        return Err(Invalid::new("cmd", "out_of_range", format!("{} bytes; at most {MAX_PATH_BYTES}", cmd.len())));
+    }
     if args.len() > MAX_ARGS {
         return Err(Invalid::new("args", "out_of_range", format!("{} arguments; at most {MAX_ARGS}", args.len())));
     }

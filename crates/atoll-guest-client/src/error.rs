@@ -105,6 +105,8 @@ pub enum Reason {
     UnknownUser,
     /// The access token is missing or wrong.
     BadToken,
+    /// A running process has this tag.
+    TagTaken,
     /// The guest's disk is full.
     DiskFull,
     /// The path names a directory where a file is needed.
@@ -121,6 +123,7 @@ impl Reason {
             "bad_cwd" => Self::BadCwd,
             "unknown_user" => Self::UnknownUser,
             "bad_token" => Self::BadToken,
+            "tag_taken" => Self::TagTaken,
             "disk_full" => Self::DiskFull,
             "is_directory" => Self::IsDirectory,
             "frozen" => Self::Frozen,

@@ -2,7 +2,8 @@
 //!
 //! How it works: a task of its own carries the request; pieces reach it through a short channel,
 //! so that a process which does not read holds its writer back and costs no memory. Silence is
-//! filled with keepalives.
+//! filled with keepalives; those do not flow either while the process does not read, so the same
+//! patience ([`Limits::idle`]) holds for the request as for its pieces.
 //!
 //! Deliberately absent: order between two sinks of one process.
 
@@ -121,7 +122,8 @@ pub(crate) fn open(
     let request = request.body(body).map_err(|_| GuestError::protocol("a token that fits in no HTTP request"))?;
     let patience = limits.idle;
     let task = tokio::spawn(async move {
-        let silence = limits.keepalive.saturating_mul(3);
+        // A body that stands still says only that the process reads later: an agent that is gone breaks the connection.
+        let silence = limits.keepalive.saturating_mul(3).max(patience);
         let exchange = exchange(&*dial, &limits, request, silence).await?;
         let mut answer = Envelopes::new(exchange, &limits).await?;
         while answer.next::<wire::StreamInputResponse>(&limits, limits.head).await?.is_some() {}

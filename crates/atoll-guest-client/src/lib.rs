@@ -40,7 +40,11 @@ pub use token::AccessToken;
 pub use watch::{Change, ChangeKind, WatchEvent, WatchStream, Watcher};
 
 /// The newest level of the host's own calls that this client knows ([`Health::protocol`]).
-pub const AGENT_PROTOCOL: u32 = 1;
+pub const AGENT_PROTOCOL: u32 = 2;
+
+/// Since this level ([`Health::protocol`]) the agent starts an operation once, however often it is asked
+/// ([`StartRequest::operation`]).
+pub const AGENT_KNOWS_OPERATIONS: u32 = 2;
 
 /// The port on which the agent listens inside the guest.
 pub const AGENT_PORT: u16 = 49983;

@@ -37,6 +37,9 @@ pub struct StartRequest {
     pub user: Option<String>,
     /// A name to find the process by.
     pub tag: Option<String>,
+    /// Which operation this is, at most 256 bytes: while the agent remembers it, the same one again starts nothing and follows the
+    /// process that the first has started. An agent below [`crate::AGENT_KNOWS_OPERATIONS`] starts another.
+    pub operation: Option<String>,
     /// Keeps standard input open for [`crate::GuestClient::send_input`].
     pub stdin: bool,
     /// Runs the program on a terminal of this size.
@@ -84,6 +87,8 @@ pub enum ProcessEvent {
         pid: u32,
         /// Where in its output this stream begins, in bytes.
         offset: u64,
+        /// An earlier request of the same operation has started it.
+        known: bool,
     },
     /// It wrote to standard output.
     Stdout(Bytes),
@@ -142,6 +147,7 @@ impl StartRequest {
             stdin: Some(self.stdin),
             want_offsets: Some(true),
             backpressure: self.backpressure.then_some(true),
+            operation: self.operation.clone(),
             ..Default::default()
         }
     }
@@ -168,7 +174,9 @@ impl ProcessEvent {
             return Ok(Self::Keepalive);
         };
         Ok(match event {
-            process_event::Event::Start(start) => Self::Started { pid: start.pid, offset: start.offset.unwrap_or(0) },
+            process_event::Event::Start(start) => {
+                Self::Started { pid: start.pid, offset: start.offset.unwrap_or(0), known: start.known.unwrap_or(false) }
+            }
             process_event::Event::Data(data) => Self::from_output(*data).unwrap_or(Self::Keepalive),
             process_event::Event::Gap(gap) => Self::Gap { bytes: gap.bytes },
             process_event::Event::Keepalive(_) => Self::Keepalive,

@@ -1,7 +1,8 @@
 //! The events of one process, as they come.
 //!
 //! How it works: envelopes become events one by one; the agent is held to the order start, output, end, and the offset
-//! counts what was given. A stream that is silent for too long, or outlives the process's own deadline, is given up.
+//! counts what was given. A stream that is silent for too long, or outlives the process's own deadline, is given up;
+//! the time in which its reader did not ask counts in neither.
 //!
 //! Deliberately absent: ending the process: a dropped stream leaves it alone.
 
@@ -18,6 +19,8 @@ pub struct ProcessStream {
     limits: Limits,
     kind: Kind,
     give_up: Option<(Instant, Duration)>,
+    /// Since when its reader has not asked.
+    away: Option<Instant>,
     offset: u64,
     stage: Stage,
 }
@@ -42,7 +45,7 @@ impl ProcessStream {
             let after = timeout.saturating_add(limits.grace);
             Instant::now().checked_add(after).map(|at| (at, after))
         });
-        Self { envelopes, limits, kind, give_up, offset: 0, stage: Stage::New }
+        Self { envelopes, limits, kind, give_up, away: None, offset: 0, stage: Stage::New }
     }
 
     /// How many bytes of the process's output, whichever descriptor, came before the next event:
@@ -56,6 +59,10 @@ impl ProcessStream {
     ///
     /// Dropping this future before it is ready loses no event.
     pub async fn next(&mut self) -> Result<Option<ProcessEvent>, GuestError> {
+        if let (Some(away), Some((at, _))) = (self.away.take(), &mut self.give_up) {
+            // What a slow reader left unread is older than the deadline and no fault of the agent's.
+            *at += away.elapsed();
+        }
         let event = match self.give_up {
             None => self.read().await?,
             Some((at, after)) => tokio::time::timeout_at(at, self.read())
@@ -63,6 +70,7 @@ impl ProcessStream {
                 .map_err(|_| GuestError::Timeout { phase: Phase::Body, after })??,
         };
         self.follow(event.as_ref())?;
+        self.away = Some(Instant::now());
         Ok(event)
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum AgentError {
     SignatureExpired,
     #[error("process {0} not found")]
     NoProcess(String),
+    #[error("a process with tag `{0}` is there already; end it or take another tag")]
+    TagTaken(String),
     #[error("`{0}` not found")]
     NoFile(String),
     #[error("`{0}` exists already")]
@@ -99,6 +101,7 @@ impl AgentError {
             Self::BadCwd(_) => "bad_cwd",
             Self::UnknownUser(_) => "unknown_user",
             Self::BadToken | Self::SignatureExpired => "bad_token",
+            Self::TagTaken(_) => "tag_taken",
             Self::DiskFull => "disk_full",
             Self::IsDirectory(_) => "is_directory",
             Self::Frozen => "frozen",
@@ -112,7 +115,7 @@ impl AgentError {
             Self::ProgramNotFound(_) | Self::NoProcess(_) | Self::NoFile(_) => ErrorCode::NotFound,
             Self::NotExecutable(_) | Self::Denied(_) => ErrorCode::PermissionDenied,
             Self::UnknownUser(_) | Self::BadToken | Self::SignatureExpired => ErrorCode::Unauthenticated,
-            Self::Exists(_) => ErrorCode::AlreadyExists,
+            Self::Exists(_) | Self::TagTaken(_) => ErrorCode::AlreadyExists,
             Self::DiskFull | Self::Limit(_) => ErrorCode::ResourceExhausted,
             Self::Conflict(_) => ErrorCode::FailedPrecondition,
             Self::Busy(_) | Self::Frozen => ErrorCode::Unavailable,

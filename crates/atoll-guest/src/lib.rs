@@ -37,9 +37,9 @@ pub(crate) const ENVD_VERSION: &str = "0.6.2";
 
 /// Which of the host's own calls this agent knows, counted up with every change that a host
 /// must know of: 1 has `/snapshot/prepare`, `/unfreeze`, `/sync`, `/disk/grow`, and the fields
-/// `generation` and `outputBytes` of `/init`. Agents live in snapshots for years, so a host asks
-/// before it calls.
-pub(crate) const PROTOCOL: u32 = 1;
+/// `generation` and `outputBytes` of `/init`; 2 knows a start's `operation` and refuses a tag that
+/// is in use. Agents live in snapshots for years, so a host asks before it calls.
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// Plays the role that process id and arguments say.
 pub fn main() -> ExitCode {

@@ -95,14 +95,14 @@ impl HostAgent {
     /// Gives each found sandbox its actor, and waits a while until those that can be adopted are.
     async fn take_over(&self, found: Vec<Found>) {
         let mut handles = Vec::new();
-        for Found { call, spec, origin, reason, kept } in found {
+        for Found { call, spec, limits, origin, reason, kept } in found {
             let id = spec.id.clone();
             let (actor, handle) = Actor::new(Arc::clone(&self.shared), call, spec, None, origin);
             let actor = match reason {
                 Some(reason) => actor.ended_because(reason),
                 None => actor,
             };
-            let actor = actor.keeping(kept);
+            let actor = actor.keeping(kept).limited(limits);
             if origin == Origin::Running {
                 handles.push(handle.clone());
             }
@@ -242,7 +242,7 @@ impl HostAgent {
         let known = tokio::time::timeout(SECRETS_LIMIT, secrets.wait_for(Option::is_some));
         // Its actor answers as soon as the adoption has an end.
         let refused = async {
-            match self.sockets(id).await {
+            match self.sockets(id, false).await {
                 Err(error @ HostError::WrongState { .. }) => error,
                 _ => std::future::pending().await,
             }
@@ -306,24 +306,24 @@ impl HostAgent {
     /// # Errors
     /// No such sandbox, not running, or a keeper that does not answer.
     pub async fn console(&self, id: &SandboxId) -> Result<Vec<u8>, HostError> {
-        let sockets = self.sockets(id).await?;
+        let sockets = self.sockets(id, false).await?;
         sockets.console().await.map_err(|error| HostError::Failed(format!("the console cannot be read: {error}")))
     }
 
     /// The way into a sandbox that its actor hands out.
-    async fn sockets(&self, id: &SandboxId) -> Result<Sockets, HostError> {
+    async fn sockets(&self, id: &SandboxId, used: bool) -> Result<Sockets, HostError> {
         let handle = self.handle(id).ok_or(HostError::NotFound)?;
         let (reply, answer) = oneshot::channel();
-        handle.mailbox.send(Message::Sockets(reply)).await.map_err(|_| HostError::NotFound)?;
+        handle.mailbox.send(Message::Sockets { used, reply }).await.map_err(|_| HostError::NotFound)?;
         answer.await.map_err(|_| HostError::NotFound)?
     }
 
-    /// A stream to a port of a running guest.
+    /// A stream to a port of a running guest; that is a use of it.
     ///
     /// # Errors
     /// No such sandbox, not running, or nobody listens.
     pub async fn open_stream(&self, id: &SandboxId, port: u16) -> Result<GuestStream, HostError> {
-        let sockets = self.sockets(id).await?;
+        let sockets = self.sockets(id, true).await?;
         let stream = sockets.stream(port, DIAL_LIMIT).await;
         stream.map_err(|e| HostError::Unavailable(format!("port {port} of the guest: {e}")))
     }

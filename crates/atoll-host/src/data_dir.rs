@@ -2,7 +2,7 @@
 //!
 //! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name. The
 //! instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows with each use and is on disk
-//! before it is used.
+//! before it is used. A file is replaced as a whole or not at all; what a crash left half written is cleared before this Atoll writes.
 //!
 //! Deliberately absent: the database and `admin.json` (the control plane's).
 
@@ -91,6 +91,10 @@ impl DataDir {
         for sub in ["run", "sandboxes", "bin", "keys"] {
             let path = root.join(sub);
             fs::create_dir_all(&path).map_err(StartError::file("create", &path))?;
+        }
+        // Nobody writes here yet. What lies in a sandbox's directory is its journal's to mend.
+        for path in [root.to_owned(), root.join("bin"), root.join("keys")] {
+            clear_unfinished(&path).map_err(StartError::file("clear", &path))?;
         }
         Ok((dir, lock))
     }
@@ -191,23 +195,56 @@ impl DataDir {
     }
 }
 
+/// What a file is written under until it takes the place of the last.
+const UNFINISHED: &str = "tmp";
+
 /// Replaces a file as a whole, for readers of this boot of the machine.
 pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    swap(path, bytes, mode, |_| Ok(()))
-}
-
-fn swap(path: &Path, bytes: &[u8], mode: u32, sync: fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-    file.write_all(bytes)?;
-    sync(&file)?;
-    drop(file);
-    fs::rename(&temporary, path)
+    let unfinished = write_beside(path, bytes, mode, |_| Ok(()))?;
+    fs::rename(unfinished, path)
 }
 
 /// Replaces a file as a whole, on disk when this returns.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    swap(path, bytes, mode, File::sync_all)?;
+    let unfinished = write_beside(path, bytes, mode, File::sync_all)?;
+    take_the_place(&unfinished, path)
+}
+
+/// The same as a step of its own: before it both files are there, after it one.
+pub(crate) fn replace_as(step: Step, path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let unfinished = write_beside(path, bytes, mode, File::sync_all)?;
+    step.before();
+    take_the_place(&unfinished, path)?;
+    step.after();
+    Ok(())
+}
+
+/// Removes what an earlier Atoll was killed over before it took the place of anything.
+pub(crate) fn clear_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == UNFINISHED) && path.is_file() {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_beside(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    sync: fn(&File) -> std::io::Result<()>,
+) -> std::io::Result<PathBuf> {
+    let unfinished = path.with_extension(UNFINISHED);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
+    file.write_all(bytes)?;
+    sync(&file)?;
+    Ok(unfinished)
+}
+
+fn take_the_place(unfinished: &Path, path: &Path) -> std::io::Result<()> {
+    fs::rename(unfinished, path)?;
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

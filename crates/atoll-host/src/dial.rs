@@ -2,7 +2,7 @@
 //!
 //! How it works: the keeper hands out sockets that were made in the sandbox's network, sixteen at a time; connecting one reaches the
 //! guest without any address or route on the host. A stream closed here is gone at once (no lingering), so that it pins
-//! no namespace, and one whose peer is silent ends after a while. One that is handed out ends with its keeper ([`Living`]): a VM
+//! no namespace, and one whose guest answers no probe ends after a while; a guest that only takes nothing is waited for. One that is handed out ends with its keeper ([`Living`]): a VM
 //! that is paused or killed closes nothing, and a socket that waits for its words would wait for ever.
 //!
 //! Deliberately absent: what is spoken over a stream.
@@ -24,8 +24,10 @@ use tokio::net::{TcpSocket, TcpStream};
 const BATCH: usize = 16;
 /// How much of a console a keeper keeps.
 const CONSOLE: usize = 256 * 1024;
-/// Unanswered data for so long ends a stream.
-const USER_TIMEOUT_MS: u32 = 60_000;
+/// After so many seconds of silence a guest is asked whether it is there, so often, so many times.
+const PROBE_AFTER: u32 = 30;
+const PROBE_EVERY: u32 = 10;
+const PROBES: u32 = 3;
 
 /// Makes streams into one sandbox.
 #[derive(Debug, Clone)]
@@ -130,9 +132,14 @@ impl AsyncWrite for Living {
     }
 }
 
+/// No TCP_USER_TIMEOUT: it counts the time in which the guest's window is closed as well, though its kernel answers every probe, and
+/// so would lose the input of a process that does not read for a while.
 fn prepare(socket: &OwnedFd) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpNoDelay, &true)?;
-    setsockopt(socket, sockopt::TcpUserTimeout, &USER_TIMEOUT_MS)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &PROBE_AFTER)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &PROBE_EVERY)?;
+    setsockopt(socket, sockopt::TcpKeepCount, &PROBES)?;
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(socket, sockopt::Linger, &linger)?;
     Ok(())

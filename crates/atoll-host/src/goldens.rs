@@ -178,7 +178,8 @@ fn list(shared: &Shared, ready: &Ready) -> Vec<Found> {
     let one = |holder: Holder| {
         let Holder::Golden { name } = &holder else { return None };
         let (template, shape, identity) = parse(name)?;
-        let object = shared.objects.of(&holder)?;
+        // One whose files are still to be removed is let go of already.
+        let object = shared.objects.of(&holder).filter(|object| shared.objects.there().contains(object))?;
         let path = shared.objects.path(&object);
         let used = std::fs::metadata(path.join(USED)).map_or(0, |used| u64::try_from(used.mtime()).unwrap_or(0));
         let here = actor::golden::platform(shared, ready, &template, shape.shape());

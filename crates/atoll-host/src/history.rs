@@ -9,8 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
+use atoll_domain::record::Paused;
 use atoll_domain::recovery::Traces;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 
 use crate::journal::{Base, Entry, Kept, Processes, Sources, boot_id, path};
 
@@ -79,6 +80,22 @@ impl History {
         kept
     }
 
+    /// What stays of one whose VM was made of what was kept, ran, and ended before its guest was told who it is: the disk. None if it is
+    /// paused, or its life had begun.
+    pub(crate) fn fallen_back(&self) -> Option<Kept> {
+        let ran = self.entries.iter().rposition(|entry| matches!(entry, Entry::Running(_)))?;
+        let before = self.entries[..ran].iter().rposition(|entry| matches!(entry, Entry::Paused(_)))?;
+        let newest =
+            self.entries.iter().rposition(|entry| matches!(entry, Entry::Paused(_) | Entry::Repaired { .. }))?;
+        match &self.entries[before] {
+            Entry::Paused(kept) if newest == before => {
+                let paused = Paused { generation: None, ..kept.paused.clone() };
+                Some(Kept { paused, diff: false, by_host: false, cause: None, ..kept.as_ref().clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// The call of the life that it is in: of its create, or of the last resume whose VM came to run. A VM that was given up before
     /// its guest was told who it is began no life: nobody was told of it.
     pub(crate) fn call(&self) -> Option<Call> {
@@ -125,11 +142,11 @@ impl History {
         })
     }
 
-    /// Its limits.
-    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+    /// Its limits, with the number of the change that made them.
+    pub(crate) fn limits(&self) -> Option<Limits> {
         self.entries.iter().rev().find_map(|entry| match entry {
-            Entry::Lifetime(lifetime) => Some(*lifetime),
-            Entry::Create { spec, .. } => Some(spec.lifetime),
+            Entry::Lifetime(limits) => Some(*limits),
+            Entry::Create { spec, .. } => Some(Limits { lifetime: spec.lifetime, revision: 0 }),
             _ => None,
         })
     }
@@ -187,8 +204,8 @@ mod tests {
     use crate::journal::Journal;
     use atoll_domain::host::EventSeq;
     use atoll_domain::objects::ObjectId;
-    use atoll_domain::record::Paused;
     use atoll_domain::snapshot::{Digest, Origin};
+    use atoll_domain::ttl::Lifetime;
     use atoll_domain::{Incarnation, OperationId, SandboxId};
 
     fn first() -> Entry {
@@ -201,7 +218,7 @@ mod tests {
         let (image, kernel, initrd) = ("/i".into(), "/k".into(), "/n".into());
         let sources = Sources { image, kernel, initrd, base: Base::Empty, origin };
         let at = i64::try_from(at).unwrap();
-        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2 };
+        let paused = Paused { at, generation: Some("g".into()), quiesced: true, bytes: 2, memory_lost: false };
         Kept { paused, sources, diff: true, by_host: false, cause: None }
     }
 
@@ -249,7 +266,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt as _;
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("sb");
-        let mut journal = Journal::create(&dir, &first()).unwrap();
+        let journal = Journal::create(&dir, &first()).unwrap();
         for _ in 0..400 {
             journal.write(&running()).unwrap();
             let file = std::fs::metadata(crate::journal::path(&dir)).unwrap();
@@ -261,7 +278,7 @@ mod tests {
     fn a_boot_that_did_not_come_far_hides_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("s");
-        let mut journal = Journal::create(&dir, &first()).unwrap();
+        let journal = Journal::create(&dir, &first()).unwrap();
         for (entry, runs) in [(boot(1), false), (running(), true), (boot(2), false)] {
             journal.write(&entry).unwrap();
             let history = History::read(&dir).unwrap();
@@ -291,7 +308,7 @@ mod tests {
     fn a_long_journal_is_written_anew_and_says_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("s");
-        let mut journal = Journal::create(&dir, &first()).unwrap();
+        let journal = Journal::create(&dir, &first()).unwrap();
         let call = |life| Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(life) };
         for life in 2..300 {
             let resuming = Entry::Resuming { call: call(life) };
@@ -301,19 +318,67 @@ mod tests {
             }
         }
         let lifetime = Lifetime { timeout_sec: 7, ..Lifetime::default() };
-        journal.write(&Entry::Lifetime(lifetime)).unwrap();
+        let limits = Limits { lifetime, revision: 3 };
+        journal.write(&Entry::Lifetime(limits)).unwrap();
         journal.write(&Entry::Paused(Box::new(kept(300)))).unwrap();
         let before = History::read(&dir).unwrap();
         Journal::compact(&dir).unwrap();
         let after = History::read(&dir).unwrap();
         assert!(after.entries.len() < 4 && before.entries.len() > 1000);
-        assert_eq!(
-            (after.call(), after.paused(), after.lifetime()),
-            (before.call(), before.paused(), before.lifetime())
-        );
+        assert_eq!((after.call(), after.paused(), after.limits()), (before.call(), before.paused(), Some(limits)));
         assert_eq!(after.traces(), Traces { running: false, this_boot: false, ..before.traces() });
         Journal::open(&dir).unwrap().write(&Entry::MemoryLost).unwrap();
         assert_eq!(History::read(&dir).unwrap().paused().unwrap().paused.generation, None, "it goes on");
+    }
+
+    #[test]
+    fn limits_that_change_while_a_journal_is_written_anew_are_kept() {
+        use std::io::Write as _;
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("s");
+        let journal = Journal::create(&dir, &first()).unwrap();
+        journal.write(&Entry::Paused(Box::new(kept(1)))).unwrap();
+        let filler = "{\"step\":\"repaired\",\"protocol\":null}\n".repeat(2000);
+        for revision in 1..30 {
+            let mut file = fs::OpenOptions::new().append(true).open(path(&dir)).unwrap();
+            file.write_all(filler.as_bytes()).unwrap();
+            let (go, limits) = (std::sync::Barrier::new(2), Limits { revision, ..Limits::default() });
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    go.wait();
+                    journal.write(&Entry::Lifetime(limits)).unwrap();
+                });
+                go.wait();
+                Journal::compact(&dir).unwrap();
+            });
+            assert_eq!(History::read(&dir).unwrap().limits(), Some(limits));
+        }
+        assert!(History::read(&dir).unwrap().entries.len() < 10, "it was written anew each time");
+    }
+
+    #[test]
+    fn what_was_not_written_to_its_end_is_cleared_before_anything_is_written() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("s");
+        Journal::create(&dir, &first()).unwrap();
+        for name in ["journal.tmp", "used.tmp", "used"] {
+            fs::write(dir.join(name), "half").unwrap();
+        }
+        Journal::mend(&dir).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["journal", "used"]);
+    }
+
+    #[test]
+    fn limits_that_were_written_before_changes_had_numbers_are_older_than_any_change() {
+        let line = br#"{"step":"lifetime","timeout_sec":9,"end_at":null,"on_expiry":"pause","auto_resume":false,"max_lifetime_sec":0}"#;
+        let mut text = serde_json::to_vec(&first()).unwrap();
+        text.extend([b"\n".as_slice(), line, b"\n"].concat());
+        let history = History::parse(&text);
+        let limits = history.limits().unwrap();
+        assert!(!history.foreign);
+        assert_eq!((limits.lifetime.timeout_sec, limits.revision), (9, 0));
     }
 
     #[test]
@@ -354,6 +419,29 @@ mod tests {
         ] {
             history.entries.push(entry.clone());
             assert_eq!(history.call().unwrap().incarnation, Incarnation(life), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn what_ran_and_was_not_told_who_it_is_falls_back_to_its_disk() {
+        let resuming = Entry::Resuming {
+            call: Call { operation: OperationId::from_random([9; 16]), incarnation: Incarnation(2) },
+        };
+        let repaired = Entry::Repaired { protocol: Some(1) };
+        let mut history = History { entries: vec![first(), boot(1), running()], foreign: false };
+        assert_eq!(history.fallen_back(), None, "it was being made");
+        for (entry, falls_back) in [
+            (repaired.clone(), false),
+            (Entry::Paused(Box::new(kept(1))), false),
+            (resuming, false),
+            (boot(1), false),
+            (running(), true),
+            (repaired, false),
+        ] {
+            history.entries.push(entry.clone());
+            let kept = history.fallen_back();
+            assert_eq!(kept.is_some(), falls_back, "{entry:?}");
+            assert!(kept.is_none_or(|kept| kept.paused.generation.is_none() && !kept.diff));
         }
     }
 

@@ -21,8 +21,9 @@ use atoll_domain::host::{Call, HostEvent, SandboxSpec};
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::Paused;
 use atoll_domain::snapshot::{Digest, Origin};
-use atoll_domain::ttl::{Cause, Lifetime};
-use nix::fcntl::{FallocateFlags, fallocate};
+use atoll_domain::ttl::{Cause, Limits};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use serde::{Deserialize, Serialize};
 
 use crate::Step;
@@ -88,7 +89,7 @@ pub(crate) enum Entry {
         protocol: Option<u32>,
     },
     /// Its limits were changed.
-    Lifetime(Lifetime),
+    Lifetime(Limits),
     /// Something that is told through the event stream.
     Told(HostEvent),
     /// Everything is to be given back, for this reason.
@@ -212,7 +213,7 @@ pub(crate) struct Processes {
 /// The journal of one sandbox.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    file: File,
+    dir: PathBuf,
 }
 
 impl Journal {
@@ -223,14 +224,16 @@ impl Journal {
         let mut options = OpenOptions::new();
         let file = options.append(true).create_new(true).mode(0o600).open(path(dir))?;
         reserve(&file, 0);
-        let mut journal = Self { file };
+        let journal = Self { dir: dir.to_owned() };
         journal.append(first)?;
         first.step().after();
         Ok(journal)
     }
 
-    /// Cuts off what an earlier Atoll did not finish writing, before this one writes anything. Blocks.
+    /// Cuts off what an earlier Atoll did not finish writing, and removes what it did not finish writing anew, before this one writes
+    /// anything. Blocks.
     pub(crate) fn mend(dir: &Path) -> std::io::Result<()> {
+        crate::data_dir::clear_unfinished(dir)?;
         match open_whole(OpenOptions::new().append(true), &path(dir)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             opened => opened.map(drop),
@@ -239,11 +242,14 @@ impl Journal {
 
     /// Opens what is there, for more.
     pub(crate) fn open(dir: &Path) -> std::io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().append(true).open(path(dir))? })
+        fs::metadata(path(dir))?;
+        Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Writes a paused sandbox's journal anew if it has grown long: what it is, what it told last, what is kept.
+    /// Writes a paused sandbox's journal anew if it has grown long: what it is, its limits, what it told last, what is kept.
     pub(crate) fn compact(dir: &Path) -> std::io::Result<()> {
+        // Limits may be changed meanwhile; a line that went into the old file would go with it.
+        let _alone = alone(dir)?;
         if fs::metadata(path(dir))?.len() < COMPACT_OVER {
             return Ok(());
         }
@@ -254,16 +260,17 @@ impl Journal {
         if history.foreign || history.tombstone().is_some() {
             return Ok(());
         }
-        let spec = SandboxSpec { lifetime: history.lifetime().unwrap_or(spec.lifetime), ..spec.clone() };
+        let first = Entry::Create { call, spec: spec.clone() };
+        let limits = history.entries.iter().rev().find(|entry| matches!(entry, Entry::Lifetime(_))).cloned();
         // Every event before the last is in the stream: the next is only told when this one is.
         let told = history.told().next_back().cloned().map(Entry::Told);
-        let entries = std::iter::once(Entry::Create { call, spec }).chain(told).chain([Entry::Paused(Box::new(kept))]);
+        let kept = Entry::Paused(Box::new(kept));
         let mut text = Vec::new();
-        for entry in entries {
+        for entry in std::iter::once(first).chain(limits).chain(told).chain([kept]) {
             serde_json::to_writer(&mut text, &entry)?;
             text.push(b'\n');
         }
-        crate::data_dir::replace(&path(dir), &text, 0o600)?;
+        crate::data_dir::replace_as(Step::JournalCompact, &path(dir), &text, 0o600)?;
         reserve(&OpenOptions::new().append(true).open(path(dir))?, text.len() as u64);
         Ok(())
     }
@@ -279,22 +286,37 @@ impl Journal {
     }
 
     /// Appends an entry; on disk when this returns, if it is a lasting one.
-    pub(crate) fn write(&mut self, entry: &Entry) -> std::io::Result<()> {
+    pub(crate) fn write(&self, entry: &Entry) -> std::io::Result<()> {
         entry.step().before();
         self.append(entry)?;
         entry.step().after();
         Ok(())
     }
 
-    fn append(&mut self, entry: &Entry) -> std::io::Result<()> {
+    fn append(&self, entry: &Entry) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
-        append(&mut self.file, &line, entry.is_lasting())?;
-        let after = self.file.metadata()?.len();
+        let _alone = alone(&self.dir)?;
+        // Opened for each line: the file may have been written anew since the last.
+        let mut file = OpenOptions::new().append(true).open(path(&self.dir))?;
+        append(&mut file, &line, entry.is_lasting())?;
+        let after = file.metadata()?.len();
         if after % RESERVED < line.len() as u64 {
-            reserve(&self.file, after);
+            reserve(&file, after);
         }
         Ok(())
+    }
+}
+
+/// Nobody else writes to the journal of this directory until the lock is dropped. Blocks.
+fn alone(dir: &Path) -> std::io::Result<Flock<File>> {
+    let mut file = File::open(dir)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(locked) => return Ok(locked),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
     }
 }
 

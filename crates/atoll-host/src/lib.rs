@@ -38,6 +38,7 @@ mod signing;
 mod single_flight;
 mod stamp;
 mod step;
+mod whole;
 
 pub use agent::{HostAgent, OnExit};
 pub use config::{AcceleratorChoice, HostConfig};

@@ -12,7 +12,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::objects::Holder;
 use atoll_domain::record::Paused;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_domain::{SandboxId, Shape};
 use tokio::sync::oneshot;
 
@@ -86,19 +86,19 @@ impl HostAgent {
         self.shared.objects.holders().into_iter().filter_map(id).collect()
     }
 
-    /// Gives a sandbox new limits.
+    /// Gives a sandbox new limits, unless it has newer ones.
     ///
     /// # Errors
     /// No such sandbox, limits that may pause it where that does not fit on the disk, or a journal that cannot be written.
-    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
+    pub async fn set_lifetime(&self, id: &SandboxId, limits: Limits) -> Result<(), HostError> {
         let handle = self.handle(id).ok_or(HostError::NotFound)?;
         // A paused one has its memory on the disk, and is admitted again when it is resumed.
         let writes = handle.facts.borrow().state != HostSandboxState::Paused;
-        if writes && lifetime.may_pause() && !handle.may_pause_itself.load(Ordering::Relaxed) {
+        if writes && limits.lifetime.may_pause() && !handle.may_pause_itself.load(Ordering::Relaxed) {
             let shape = Shape { vcpus: handle.vcpus, memory_mb: handle.memory_mb, disk_mb: 0 };
             admission::check_limits(self.shared.data.root(), shape, self.shared.promised(Some(id)))?;
         }
-        self.ask(id, |reply| Message::Lifetime(lifetime, reply)).await
+        self.ask(id, |reply| Message::Lifetime(limits, reply)).await
     }
 
     /// Says that sandboxes were used.

@@ -3,7 +3,8 @@
 //! How it works: an object is a whole snapshot (signed manifest, device state, flat memory image, disk) that nobody writes to again.
 //! `atoll_domain::objects` says who rests on it; what happens is a line in `objects/journal`, on disk before the step. The
 //! memory image is loaded into a write-sealed memfd for the first VM that starts from it, its digest checked on the way, and stays
-//! there as long as any VM's start needs it; a keeper that has one gives it back after a restart of Atoll.
+//! there as long as any VM's start needs it; a keeper that has one gives it back after a restart of Atoll. Files that cannot be
+//! removed are told to whoever let go of them last, each time again, and are in nobody else's way, nor in that of a start.
 //!
 //! Deliberately absent: who drops what when (the actors, goldens and templates).
 
@@ -80,13 +81,17 @@ impl Objects {
             let lines = book.ledger.settle(lives);
             book.write(lines)?;
         }
-        self.remove_doomed()?;
+        let doomed = self.book().ledger.doomed();
+        for object in &doomed {
+            self.remove(object)?.unwrap_or_else(|error| left(&object.0, &error));
+        }
         // What no line tells of was cut off before it was announced, or after it was gone.
-        let known = |name: &str| self.book().ledger.has(&ObjectId(name.to_owned()));
+        let known = |name: &str| self.book().ledger.knows(&ObjectId(name.to_owned()));
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() && !entry.file_name().to_str().is_some_and(known) {
-                fs::remove_dir_all(entry.path())?;
+                let name = entry.file_name();
+                fs::remove_dir_all(entry.path()).unwrap_or_else(|error| left(&name.to_string_lossy(), &error));
             }
         }
         Ok(())
@@ -127,32 +132,36 @@ impl Objects {
     }
 
     /// A holder lets go of everything; what nobody rests on any more is removed. Blocks.
+    ///
+    /// # Errors
+    /// Files of its own that cannot be removed: it holds them still, and may let go of them again.
     pub(crate) fn release(&self, holder: &Holder) -> io::Result<()> {
         {
             let mut book = self.book();
             let lines = book.ledger.release(holder);
-            if lines.is_empty() {
-                return Ok(());
+            if !lines.is_empty() {
+                Step::ObjectRelease.before();
+                book.write(lines)?;
+                Step::ObjectRelease.after();
             }
-            Step::ObjectRelease.before();
-            book.write(lines)?;
-            Step::ObjectRelease.after();
         }
-        self.remove_doomed()
+        // Doomed now, or before and not removed yet. All of them are tried, whatever becomes of the first.
+        let mine = self.book().ledger.of(holder);
+        mine.iter().map(|object| self.remove(object).flatten()).fold(Ok(()), Result::and)
     }
 
-    fn remove_doomed(&self) -> io::Result<()> {
-        let doomed = self.book().ledger.doomed();
-        for object in doomed {
-            Step::ObjectRemove.before();
-            match fs::remove_dir_all(self.path(&object)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            self.book().write(vec![Entry::Gone { object }])?;
-            Step::ObjectRemove.after();
+    /// Removes a doomed object's files, and notes that they are gone; inside is what became of the files, outside of the note.
+    fn remove(&self, object: &ObjectId) -> io::Result<io::Result<()>> {
+        Step::ObjectRemove.before();
+        match fs::remove_dir_all(self.path(object)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Ok(Err(error)),
+            _ => {}
         }
-        Ok(())
+        let mut book = self.book();
+        let lines = book.ledger.gone(object);
+        book.write(lines)?;
+        Step::ObjectRemove.after();
+        Ok(Ok(()))
     }
 
     /// The object that a holder rests on, if there is one.
@@ -179,7 +188,8 @@ impl Objects {
     /// The signed manifest of an object. Blocks for a small file.
     pub(crate) fn manifest(&self, id: &ObjectId) -> Result<Manifest, HostError> {
         let read = self.signer.read(&self.path(id).join(MANIFEST));
-        read.map_err(|error| HostError::Damaged(error.to_string()))
+        let manifest = read.map_err(|error| HostError::Damaged(error.to_string()))?;
+        if manifest.id == id.0 { Ok(manifest) } else { Err(HostError::Damaged("the manifest is another's".into())) }
     }
 
     /// What an object's memory image holds.
@@ -228,6 +238,11 @@ impl Objects {
     }
 }
 
+/// Said of files that a start leaves: they take their place on the disk, and the next start tries again.
+fn left(name: &str, error: &io::Error) {
+    tracing::error!(object = name, %error, "the files of an object that nobody needs cannot be removed");
+}
+
 impl Book {
     fn write(&mut self, lines: Vec<Entry>) -> io::Result<()> {
         lines.into_iter().try_for_each(|line| self.append(line, true))
@@ -264,4 +279,49 @@ pub(crate) fn allocated(path: &Path) -> Result<u64, HostError> {
         Ok::<_, io::Error>(bytes)
     };
     sum().map_err(|e| failed(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(data: &Path) -> Objects {
+        let signer = Arc::new(Signer::open(data).unwrap());
+        Objects::open(data, signer, |_| true).unwrap()
+    }
+
+    fn template(id: &str) -> Holder {
+        Holder::Template { id: id.into() }
+    }
+
+    /// No directory stands where one is to be removed, which no privilege overcomes.
+    fn block(path: &Path) {
+        fs::remove_dir_all(path).unwrap();
+        fs::write(path, "in the way").unwrap();
+    }
+
+    #[test]
+    fn files_that_cannot_be_removed_stay_their_last_holders_and_are_in_nobody_elses_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = open(dir.path());
+        let (bad, path) = objects.make(template("bad")).unwrap();
+        let (good, _) = objects.make(template("good")).unwrap();
+        block(&path);
+        for _ in 0..2 {
+            assert!(objects.release(&template("bad")).is_err(), "as often as it is tried");
+        }
+        assert_eq!(objects.of(&template("bad")), Some(bad.clone()), "it has something to let go of");
+        let refused = objects.hold(&bad, template("other"));
+        assert!(matches!(refused, Err(HostError::Damaged(_))), "{refused:?}");
+        objects.release(&template("good")).unwrap();
+        assert!(!objects.path(&good).exists(), "another's are removed");
+        drop(objects);
+        let objects = open(dir.path());
+        assert!(objects.release(&template("bad")).is_err(), "after a restart, too");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        objects.release(&template("bad")).unwrap();
+        assert!(!path.exists() && objects.holders().is_empty());
+        objects.release(&template("bad")).unwrap();
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! How it works: every directory under `sandboxes/` is read by its journal, and `atoll_domain::recovery` says what becomes of it:
 //! its actor claims the keeper, or gives everything back. An event that stands in a journal and not in the stream is told
-//! first, so that each is told once. Namespaces, interfaces, slots and groups that bear the instance's name and belong to
-//! no directory are removed.
+//! first, so that each is told once. A VM that may run has its slot claimed again, should the claims have been wiped. Namespaces,
+//! interfaces, slots and groups that bear the instance's name and belong to no directory are removed.
 //!
 //! A sandbox of a newer Atoll, or one whose journal cannot be read, is left alone, and everybody who asks for it is told so.
 //!
@@ -17,6 +17,7 @@ use atoll_domain::SandboxId;
 use atoll_domain::actor::Origin;
 use atoll_domain::host::{Call, SandboxSpec};
 use atoll_domain::recovery::{Fate, fate};
+use atoll_domain::ttl::Limits;
 use atoll_net::{Leftover, Slot};
 
 use crate::actor::release::remove_directory;
@@ -29,6 +30,7 @@ use crate::shared::Shared;
 pub(crate) struct Found {
     pub(crate) call: Call,
     pub(crate) spec: SandboxSpec,
+    pub(crate) limits: Limits,
     pub(crate) origin: Origin,
     /// Why it is given back, if its journal does not say.
     pub(crate) reason: Option<&'static str>,
@@ -78,8 +80,11 @@ pub(crate) fn survey(shared: &Shared) -> Result<Survey, StartError> {
             Err(error) => tracing::error!(sandbox.id = %event.sandbox, %error, "an event could not be written down"),
         }
     }
+    let unread = directories.iter().filter(|dir| !read.iter().any(|(known, _)| known == *dir)).cloned();
+    let may_run = read.iter().filter(|(_, history)| may_run(history)).map(|(dir, _)| dir.clone());
+    let in_use: HashSet<Slot> = may_run.chain(unread).filter_map(|dir| claim_again(shared, &dir)).collect();
     let found = read.into_iter().filter_map(|(dir, history)| judge(&dir, &history)).collect();
-    sweep(shared, &directories);
+    sweep(shared, &directories, in_use);
     Ok(Survey { found, unreadable })
 }
 
@@ -109,13 +114,33 @@ fn judge(dir: &Path, history: &History) -> Option<Found> {
         Fate::Rebooted => (Origin::Remains, Some("the machine was restarted")),
     };
     let (_, spec) = history.created()?;
-    let lifetime = history.lifetime().unwrap_or(spec.lifetime);
-    let spec = SandboxSpec { lifetime, ..spec.clone() };
-    Some(Found { call: history.call()?, spec, origin, reason, kept: history.paused() })
+    let limits = history.limits()?;
+    let spec = SandboxSpec { lifetime: limits.lifetime, ..spec.clone() };
+    Some(Found { call: history.call()?, spec, limits, origin, reason, kept: history.paused() })
 }
 
-/// Removes what bears the instance's name and belongs to no directory.
-fn sweep(shared: &Shared, directories: &[PathBuf]) {
+/// Whether its VM may be running: then its number is its own, whatever became of the claim.
+fn may_run(history: &History) -> bool {
+    matches!(fate(history.traces()), Fate::Adopt | Fate::LeaveAlone)
+}
+
+/// Claims the number again that a sandbox's keeper was started with; it is in use, whether or not that succeeds.
+fn claim_again(shared: &Shared, dir: &Path) -> Option<Slot> {
+    let (id, slot) = (dir.file_name()?.to_str()?.parse().ok()?, slot_of_keeper(dir)?);
+    if let Err(error) = shared.slots.claim_again(&shared.net.instance, &id, slot) {
+        tracing::error!(sandbox.id = %id, slot = slot.0, %error, "a sandbox's slot could not be claimed again");
+    }
+    Some(slot)
+}
+
+/// The number that a keeper was started with. Of its spec, which another version may have written, only the uid is read.
+pub(crate) fn slot_of_keeper(dir: &Path) -> Option<Slot> {
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(dir.join(atoll_keeper::spec::FILE)).ok()?).ok()?;
+    Slot::of_uid(u32::try_from(spec["jail"]["uid"].as_u64()?).ok()?)
+}
+
+/// Removes what bears the instance's name and belongs to no directory, and to none of the numbers that are in use.
+fn sweep(shared: &Shared, directories: &[PathBuf], in_use: HashSet<Slot>) {
     let names = directories.iter().filter_map(|dir| dir.file_name()?.to_str()?.parse().ok());
     let known: HashSet<SandboxId> = names.collect();
     let instance = &shared.net.instance;
@@ -133,7 +158,7 @@ fn sweep(shared: &Shared, directories: &[PathBuf]) {
         }
     };
     let (kept, lost): (Vec<_>, Vec<_>) = slots.into_iter().partition(|(_, id)| known.contains(id));
-    let kept: HashSet<Slot> = kept.into_iter().map(|(slot, _)| slot).collect();
+    let kept: HashSet<Slot> = kept.into_iter().map(|(slot, _)| slot).chain(in_use).collect();
     for leftover in atoll_net::leftovers(&shared.net) {
         if !slot_of(shared, &leftover).is_some_and(|slot| kept.contains(&slot))
             && let Err(error) = atoll_net::remove_leftover(&leftover)

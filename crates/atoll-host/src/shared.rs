@@ -158,7 +158,7 @@ impl Shared {
         incarnation: Incarnation,
         kind: HostEventKind,
     ) -> std::io::Result<()> {
-        let mut journal = Journal::open(dir)?;
+        let journal = Journal::open(dir)?;
         self.events.note(id, incarnation, kind, |event| journal.write(&Entry::Told(event.clone())))
     }
 

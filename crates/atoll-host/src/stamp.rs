@@ -28,6 +28,11 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// The file's length.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Of an open file, whose bytes are on disk.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let facts = file.metadata()?;

@@ -32,6 +32,8 @@ atoll_failpoint::steps! {
         JournalLifetime = "journal.lifetime",
         /// An event is about to be told.
         JournalTold = "journal.told",
+        /// A long journal, written anew, takes the place of the old one.
+        JournalCompact = "journal.compact",
         /// Everything is to be given back.
         JournalTombstone = "journal.tombstone",
         /// The event is in the stream.

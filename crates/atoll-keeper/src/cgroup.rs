@@ -26,6 +26,9 @@ const VMM_OVERHEAD_MB: u64 = 320;
 /// Threads of a QEMU: virtual CPUs, main loop, and a pool for disk requests.
 const VMM_PIDS: u32 = 160;
 const PERIOD_US: u64 = 100_000;
+/// How long a killed process may stay in its group: the kernel frees a whole guest's memory first, on a machine that may have no CPU
+/// to spare.
+const EMPTY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What one VMM may take of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +150,7 @@ fn limit(group: &Path, limits: &Limits) -> Result<(), KeeperError> {
 /// Kills what is left in a sandbox's groups and removes them; none there is no error.
 ///
 /// # Errors
-/// When a group is still busy after two seconds.
+/// When a group is still busy long after everything in it was killed.
 pub fn remove(instance: &InstanceId, sandbox: &SandboxId) -> Result<(), KeeperError> {
     for root in roots(instance) {
         remove_tree(&root.join(sandbox.as_str()))?;
@@ -177,15 +180,16 @@ pub fn list(instance: &InstanceId) -> Vec<SandboxId> {
 }
 
 fn remove_tree(dir: &Path) -> Result<(), KeeperError> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    for entry in fs::read_dir(dir).map_err(KeeperError::file("read", dir))?.flatten() {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(KeeperError::file("read", dir))?,
+    };
+    for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_tree(&entry.path())?;
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + EMPTY_LIMIT;
     loop {
         kill_all(dir);
         match fs::remove_dir(dir) {

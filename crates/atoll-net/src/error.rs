@@ -8,6 +8,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use atoll_domain::{InstanceId, SandboxId};
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -48,6 +50,16 @@ pub enum NetError {
     NoSlot {
         /// How many there are.
         limit: u32,
+    },
+    /// A number that a VM runs with belongs to somebody else by now.
+    #[error("network slot {slot} was given to sandbox {sandbox} of instance {instance}")]
+    SlotTaken {
+        /// Which.
+        slot: u32,
+        /// The instance that has it.
+        instance: InstanceId,
+        /// The sandbox that has it.
+        sandbox: SandboxId,
     },
     /// The configured range cannot be used.
     #[error("address pool `{pool}`: {reason}")]

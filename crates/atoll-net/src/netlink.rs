@@ -185,15 +185,12 @@ impl Netlink {
         message.bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
         let bytes = &message.bytes;
         // SAFETY: the pointer and length describe a live buffer.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        uninterrupted(|| unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) })?;
         let mut answer = [0u8; 8192];
         loop {
+            let (fd, room) = (self.socket.as_raw_fd(), answer.len());
             // SAFETY: the pointer and length describe a live buffer.
-            let n = unsafe { libc::recv(self.socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-            let Ok(n) = usize::try_from(n) else { return Err(io::Error::last_os_error()) };
+            let n = uninterrupted(|| unsafe { libc::recv(fd, answer.as_mut_ptr().cast(), room, 0) })?;
             let word = |at: usize| answer.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
             if n < HEADER + 4 || word(8) != Some(self.sequence) {
                 continue;
@@ -202,6 +199,21 @@ impl Netlink {
             if kind == libc::NLMSG_ERROR {
                 let code = word(HEADER).map_or(0, u32::cast_signed);
                 return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+            }
+        }
+    }
+}
+
+/// A call that a signal cut short before anything was done is made again.
+fn uninterrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(done) => return Ok(done),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
             }
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! How it works: a claim is a file `<dir>/slots/<number>` that names its instance and sandbox, made under one lock, so that
 //! instances that know nothing of each other never share a number. A claim is given back only when everything that it named
-//! is gone. The directory lies on a tmpfs, as namespaces and interfaces do not survive a reboot either.
+//! is gone. The directory lies on a tmpfs, as namespaces and interfaces do not survive a reboot either; where it was wiped while VMs
+//! ran, each is claimed again under the number that its VM has.
 //!
 //! Deliberately absent: reservations ahead of need, leases.
 
@@ -35,6 +36,11 @@ impl Slot {
     /// The uid, and gid, of the sandbox's keeper and VMM.
     pub fn uid(self) -> u32 {
         FIRST_UID + self.0
+    }
+
+    /// The slot of a keeper's uid; none for a uid that no slot has.
+    pub fn of_uid(uid: u32) -> Option<Self> {
+        uid.checked_sub(FIRST_UID).filter(|number| *number < SLOTS).map(Self)
     }
 }
 
@@ -86,6 +92,20 @@ impl Slots {
         }
         self.write(Slot(free), &wanted)?;
         Ok(Slot(free))
+    }
+
+    /// Claims the number that a sandbox has already, because its VM runs with it: the claims may have been wiped since.
+    ///
+    /// # Errors
+    /// When somebody else has it now, or the directory cannot be used.
+    pub fn claim_again(&self, instance: &InstanceId, sandbox: &SandboxId, slot: Slot) -> Result<(), NetError> {
+        let _lock = self.lock()?;
+        let wanted = Claim { instance: instance.clone(), sandbox: sandbox.clone() };
+        match self.read()?.into_iter().find(|(taken, _)| *taken == slot) {
+            None => self.write(slot, &wanted),
+            Some((_, claim)) if claim == wanted => Ok(()),
+            Some((_, Claim { instance, sandbox })) => Err(NetError::SlotTaken { slot: slot.0, instance, sandbox }),
+        }
     }
 
     /// Gives a number back; one that is claimed by somebody else, or by nobody, is left alone.
@@ -141,7 +161,9 @@ impl Slots {
     fn read(&self) -> Result<Vec<(Slot, Claim)>, NetError> {
         let dir = self.dir.join("slots");
         let mut out = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(NetError::file("read", &dir))?.flatten() {
+        for entry in fs::read_dir(&dir).map_err(NetError::file("read", &dir))? {
+            // One that is overlooked would be given out twice.
+            let entry = entry.map_err(NetError::file("read", &dir))?;
             let Some(number) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
             let path = entry.path();
             let text = fs::read(&path).map_err(NetError::file("read", &path))?;

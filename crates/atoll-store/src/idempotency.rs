@@ -5,13 +5,15 @@
 //!
 //! Deliberately absent: stored answers.
 
-use atoll_domain::TeamId;
+use atoll_domain::{SandboxId, TeamId};
 
-use crate::rows::get;
+use sea_orm::QueryResult;
+
+use crate::rows::{get, parse};
 use crate::{Store, StoreError, WriteTransaction};
 
 /// Where a key belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyPlace {
     /// Whose it is.
     pub team: TeamId,
@@ -19,6 +21,11 @@ pub struct KeyPlace {
     pub route: String,
     /// The key itself.
     pub key: String,
+}
+
+/// The route of what is started in a sandbox. Its keys go with it.
+pub fn exec_route(sandbox: &SandboxId) -> String {
+    format!("exec {sandbox}")
 }
 
 /// What a key was used for.
@@ -30,8 +37,17 @@ pub struct KeptRequest {
     pub subject: String,
     /// What is to be answered again, where that is not kept with the subject.
     pub outcome: Option<String>,
-    /// When it was made.
+    /// When it was made, on the clock by which keys age; no date.
     pub at: i64,
+}
+
+fn read(row: &QueryResult) -> Result<KeptRequest, StoreError> {
+    Ok(KeptRequest {
+        digest: get(row, "digest")?,
+        subject: get(row, "subject")?,
+        outcome: get(row, "outcome")?,
+        at: get(row, "created_at")?,
+    })
 }
 
 impl Store {
@@ -45,15 +61,30 @@ impl Store {
         let values =
             vec![place.team.as_str().into(), place.route.as_str().into(), place.key.as_str().into(), since.into()];
         let row = self.row("read an idempotency key", sql, values).await?;
-        let read = |row: sea_orm::QueryResult| {
-            Ok(KeptRequest {
-                digest: get(&row, "digest")?,
-                subject: get(&row, "subject")?,
-                outcome: get(&row, "outcome")?,
-                at: get(&row, "created_at")?,
-            })
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Every key that is kept, whosever it is, by route and key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn kept_requests(&self) -> Result<Vec<(KeyPlace, KeptRequest)>, StoreError> {
+        let rows = self.rows("read idempotency keys", "SELECT * FROM idempotency_keys ORDER BY route, key", vec![]);
+        let with_place = |row: &QueryResult| {
+            let team = parse(row, "team_id", |text| text.parse().ok())?;
+            Ok((KeyPlace { team, route: get(row, "route")?, key: get(row, "key")? }, read(row)?))
         };
-        row.map(read).transpose()
+        rows.await?.iter().map(with_place).collect()
+    }
+
+    /// When the newest key was made; none when there is no key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newest_request(&self) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT MAX(created_at) AS newest FROM idempotency_keys";
+        let row = self.row("read the newest idempotency key", sql, vec![]).await?;
+        row.map_or(Ok(None), |row| get(&row, "newest"))
     }
 }
 
@@ -88,6 +119,12 @@ impl WriteTransaction {
         let values =
             vec![place.team.as_str().into(), place.route.as_str().into(), place.key.as_str().into(), outcome.into()];
         self.execute("note an outcome", sql, values).await.map(drop)
+    }
+
+    /// Forgets what was started in a sandbox under keys: nothing can be asked of it any more.
+    pub(crate) async fn forget_execs(&self, sandbox: &SandboxId) -> Result<(), StoreError> {
+        let sql = "DELETE FROM idempotency_keys WHERE route = $1";
+        self.execute("forget a sandbox's idempotency keys", sql, vec![exec_route(sandbox).into()]).await.map(drop)
     }
 
     /// Gives a key back that was used for this subject, because nothing came of it.

@@ -25,7 +25,7 @@ pub use accounts::NewKey;
 pub use audit::StoredAudit;
 pub use db::{Store, WriteTransaction};
 pub use error::StoreError;
-pub use idempotency::{KeptRequest, KeyPlace};
+pub use idempotency::{KeptRequest, KeyPlace, exec_route};
 pub use operations::{Operation, OperationKind};
 pub use sandboxes::{Page, Position};
 pub use step::Step;

@@ -43,7 +43,8 @@ impl Store {
 }
 
 impl WriteTransaction {
-    /// Keeps points; those that are there already stay as they are. Answers how many are new.
+    /// Keeps points; those that are there already stay as they are. Answers how many are new. What lies further back than a ring goes
+    /// is forgotten: a sandbox that is paused again and again would else keep its whole life.
     ///
     /// # Errors
     /// When the database fails.
@@ -63,6 +64,16 @@ impl WriteTransaction {
             );
             let values = batch.iter().flat_map(|joined| values(sandbox, joined)).collect();
             fresh += self.execute("keep metrics", &sql, values).await?;
+        }
+        for tier in Tier::ALL {
+            let newest =
+                points.iter().filter(|joined| joined.tier == tier).map(|joined| joined.point.timestamp_ms).max();
+            if let Some(newest) = newest {
+                let sql = "DELETE FROM sandbox_metric_points WHERE sandbox_id = $1 AND tier = $2 AND ts_ms <= $3";
+                let oldest = newest.saturating_sub(tier.span_ms());
+                let values = vec![sandbox.as_str().into(), tier.as_str().into(), oldest.into()];
+                self.execute("forget old metrics", sql, values).await?;
+            }
         }
         Ok(fresh)
     }

@@ -55,6 +55,7 @@ fn read(row: &QueryResult) -> Result<Sandbox, StoreError> {
             auto_resume: get(row, "auto_resume")?,
             max_lifetime_sec: unsigned(row, "max_lifetime_sec")?,
         },
+        lifetime_revision: get::<i64>(row, "lifetime_revision")?.unsigned_abs(),
         paused: match get::<Option<String>>(row, "paused")? {
             None => None,
             Some(_) => Some(parse(row, "paused", |text| serde_json::from_str(text).ok())?),
@@ -67,6 +68,19 @@ fn read(row: &QueryResult) -> Result<Sandbox, StoreError> {
         last_active_at: get(row, "last_active_at")?,
         last_updated: get(row, "last_updated")?,
     })
+}
+
+/// The values of a statement that sets limits.
+fn limits(id: &SandboxId, lifetime: &Lifetime, at: i64) -> Vec<Value> {
+    vec![
+        id.as_str().into(),
+        i64::from(lifetime.timeout_sec).into(),
+        lifetime.end_at.into(),
+        lifetime.on_expiry.as_str().into(),
+        lifetime.auto_resume.into(),
+        i64::from(lifetime.max_lifetime_sec).into(),
+        at.into(),
+    ]
 }
 
 impl Store {
@@ -176,7 +190,7 @@ impl WriteTransaction {
         Ok(self.execute("mark a sandbox running", sql, values).await? == 1)
     }
 
-    /// Notes that a sandbox is over (`stopped` or `error`); answers false when it was before, or is in a later life.
+    /// Notes that a sandbox is over (`stopped` or `error`), and forgets the keys under which something was started in it; answers false when it was before, or is in a later life.
     ///
     /// # Errors
     /// When the database fails.
@@ -196,26 +210,47 @@ impl WriteTransaction {
         let reason: Value = reason.chars().take(500).collect::<String>().into();
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let values = vec![id.as_str().into(), status.as_str().into(), reason, at.into(), incarnation.into()];
-        Ok(self.execute("mark a sandbox over", &sql, values).await? == 1)
+        let is_over = self.execute("mark a sandbox over", &sql, values).await? == 1;
+        if is_over {
+            self.forget_execs(id).await?;
+        }
+        Ok(is_over)
     }
 
-    /// Takes new limits over; answers false when the sandbox is over.
+    /// Takes new limits over, and answers the number of this change; none when the sandbox is over.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: &Lifetime, at: i64) -> Result<bool, StoreError> {
+    pub async fn set_lifetime(&self, id: &SandboxId, lifetime: &Lifetime, at: i64) -> Result<Option<u64>, StoreError> {
         let sql = "UPDATE sandboxes SET timeout_sec = $2, end_at = $3, on_expiry = $4, auto_resume = $5, \
-                   max_lifetime_sec = $6, last_updated = $7 WHERE id = $1 AND status NOT IN ('stopped', 'error')";
-        let values = vec![
-            id.as_str().into(),
-            i64::from(lifetime.timeout_sec).into(),
-            lifetime.end_at.into(),
-            lifetime.on_expiry.as_str().into(),
-            lifetime.auto_resume.into(),
-            i64::from(lifetime.max_lifetime_sec).into(),
-            at.into(),
-        ];
-        Ok(self.execute("change a sandbox's limits", sql, values).await? == 1)
+                   max_lifetime_sec = $6, last_updated = $7, lifetime_revision = lifetime_revision + 1 \
+                   WHERE id = $1 AND status NOT IN ('stopped', 'error')";
+        if self.execute("change a sandbox's limits", sql, limits(id, lifetime, at)).await? == 0 {
+            return Ok(None);
+        }
+        let sql = "SELECT lifetime_revision FROM sandboxes WHERE id = $1";
+        let row = self.row("read a sandbox's limits", sql, vec![id.as_str().into()]).await?;
+        row.map(|row| Ok(get::<i64>(&row, "lifetime_revision")?.unsigned_abs())).transpose()
+    }
+
+    /// Puts limits back that a host refused to change; answers false when a newer change has been made since, which is not to be undone.
+    /// The number stays, so that none is given to two changes.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_lifetime_back(
+        &self,
+        id: &SandboxId,
+        refused: u64,
+        before: &Lifetime,
+        at: i64,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET timeout_sec = $2, end_at = $3, on_expiry = $4, auto_resume = $5, \
+                   max_lifetime_sec = $6, last_updated = $7 \
+                   WHERE id = $1 AND lifetime_revision = $8 AND status NOT IN ('stopped', 'error')";
+        let mut values = limits(id, before, at);
+        values.push(i64::try_from(refused).unwrap_or(i64::MAX).into());
+        Ok(self.execute("put a sandbox's limits back", sql, values).await? == 1)
     }
 
     /// Notes that a sandbox is paused in the life that its host says; answers false when it is over, was never running, is in a later
@@ -237,6 +272,25 @@ impl WriteTransaction {
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let values = vec![id.as_str().into(), kept.into(), at.into(), incarnation.into()];
         Ok(self.execute("mark a sandbox paused", sql, values).await? == 1)
+    }
+
+    /// Takes over what is still kept of a sandbox that is paused in that life; answers false when it is in no such pause.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_kept(
+        &self,
+        id: &SandboxId,
+        incarnation: Incarnation,
+        paused: &Paused,
+        at: i64,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE sandboxes SET paused = $2, last_updated = $3 \
+                   WHERE id = $1 AND status = 'paused' AND incarnation = $4";
+        let kept = serde_json::to_string(paused).unwrap_or_else(|_| "null".into());
+        let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
+        let values = vec![id.as_str().into(), kept.into(), at.into(), incarnation.into()];
+        Ok(self.execute("note what is kept of a sandbox", sql, values).await? == 1)
     }
 
     /// Notes that a paused sandbox runs again, in the life that its host says; answers false when it is not paused, or was resumed

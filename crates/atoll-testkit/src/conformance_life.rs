@@ -11,7 +11,7 @@ use atoll_domain::host::{
     SandboxSecrets,
 };
 use atoll_domain::snapshot::MemoryReason;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::{Lifetime, Limits};
 use atoll_domain::{Incarnation, SandboxId};
 use atoll_guest_client::{AGENT_PORT, AccessToken, FileBody, GuestClient, dial_fn};
 
@@ -114,7 +114,7 @@ pub async fn what_cannot_be_done_now_is_refused(driver: &Driver) {
     let memory = || resume(PauseMode::Memory, &request.secrets);
     assert_eq!(driver.pause(ids::call(FIRST), nobody.clone(), PauseMode::Memory).await, Err(HostError::NotFound));
     assert_eq!(driver.resume(ids::call(SECOND), nobody.clone(), memory()).await, Err(HostError::NotFound));
-    assert_eq!(driver.set_lifetime(nobody.clone(), Lifetime::default()).await, Err(HostError::NotFound));
+    assert_eq!(driver.set_lifetime(nobody.clone(), Limits::default()).await, Err(HostError::NotFound));
     let template = || MakeTemplate { template: "tpl-nobody".into() };
     assert_eq!(driver.make_template(ids::call(FIRST), nobody.clone(), template()).await, Err(HostError::NotFound));
     assert_eq!(driver.touch(vec![nobody, id.clone()]).await, Ok(()), "what is not there is left out");
@@ -133,6 +133,94 @@ pub async fn what_cannot_be_done_now_is_refused(driver: &Driver) {
     pausing.await.expect("no panic").expect("the pause goes on");
     let life = if opposite.is_ok() { SECOND } else { FIRST };
     end(driver, life, id).await;
+}
+
+/// Callers of a pause and of a resume that go away call nothing off: both end all the same, and a replay is told what came of them.
+pub async fn a_cancelled_pause_and_resume_end_all_the_same(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "before the pause").await;
+    let state = || async { driver.inspect(id.clone()).await.expect("it is there").state };
+    let left = |from: HostSandboxState| async move { (state().await != from).then_some(()) };
+    let comes = |to: HostSandboxState| async move { (state().await == to).then_some(()) };
+
+    let call = ids::call(FIRST);
+    let (asker, asked, target) = (Arc::clone(driver), call.clone(), id.clone());
+    let caller = tokio::spawn(async move { asker.pause(asked, target, PauseMode::Memory).await });
+    eventually("the pause to begin", || left(HostSandboxState::Running)).await;
+    caller.abort();
+    eventually("the pause to end", || comes(HostSandboxState::Paused)).await;
+    let kept = driver.inspect(id.clone()).await.expect("it is there").paused;
+    assert_eq!(driver.pause(call, id.clone(), PauseMode::Memory).await.ok(), kept);
+
+    let call = ids::call(SECOND);
+    let (asker, asked, target, memory) =
+        (Arc::clone(driver), call.clone(), id.clone(), resume(PauseMode::Memory, &request.secrets));
+    let caller = tokio::spawn(async move { asker.resume(asked, target, memory).await });
+    eventually("the resume to begin", || left(HostSandboxState::Paused)).await;
+    caller.abort();
+    eventually("the resume to end", || comes(HostSandboxState::Running)).await;
+    let facts = driver.inspect(id.clone()).await.expect("it is there");
+    let again = driver.resume(call, id.clone(), resume(PauseMode::Memory, &request.secrets)).await;
+    assert_eq!(again.map(|again| (again.incarnation, again.vmm_pid)), Ok((SECOND, facts.vmm_pid)));
+    assert_eq!(read(&guest, "/root/kept").await, &b"before the pause"[..]);
+    end(driver, SECOND, id).await;
+}
+
+/// A pause and a resume whose answers are lost have had their effects: the same call again has none, and is told of the first; one
+/// that comes when its life is over has none either.
+pub async fn lost_replies_of_pause_and_resume_are_told_again(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let guest = agent(driver, &id, &request.secrets);
+    write(&guest, "/root/kept", "before the pause").await;
+    let (pause, go_on) = (ids::call(FIRST), ids::call(SECOND));
+    let pauses = || driver.pause(pause.clone(), id.clone(), PauseMode::Memory);
+    let resumes = || driver.resume(go_on.clone(), id.clone(), resume(PauseMode::Memory, &request.secrets));
+
+    drop(pauses().await);
+    let facts = driver.inspect(id.clone()).await.expect("it is there");
+    assert_eq!((facts.state, facts.incarnation), (HostSandboxState::Paused, FIRST));
+    assert_eq!(pauses().await.ok(), facts.paused, "the first one's answer, and nothing written anew");
+
+    drop(resumes().await);
+    let facts = driver.inspect(id.clone()).await.expect("it is there");
+    assert_eq!((facts.state, facts.incarnation), (HostSandboxState::Running, SECOND));
+    write(&guest, "/root/kept", "after the resume").await;
+    assert_eq!(resumes().await.expect("the first one's answer").vmm_pid, facts.vmm_pid, "no second VM");
+    let late = pauses().await;
+    assert!(is_wrong_state(&late), "a pause of the life that is over: {late:?}");
+    assert_eq!(read(&guest, "/root/kept").await, &b"after the resume"[..]);
+
+    driver.pause(ids::call(SECOND), id.clone(), PauseMode::Memory).await.expect("a pause of the second life");
+    let late = resumes().await;
+    assert!(is_wrong_state(&late), "a resume into the life that is over: {late:?}");
+    let facts = driver.inspect(id.clone()).await.expect("it is there");
+    assert_eq!((facts.state, facts.incarnation), (HostSandboxState::Paused, SECOND));
+    end(driver, SECOND, id).await;
+}
+
+/// Of two changes of limits the newer one counts, in whatever order they come and however often, also in a later life.
+pub async fn an_older_change_of_limits_never_wins(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let limit = |revision, timeout_sec| Limits { lifetime: Lifetime { timeout_sec, ..Lifetime::default() }, revision };
+    let set = |limits| driver.set_lifetime(id.clone(), limits);
+    let kept = || async { driver.inspect(id.clone()).await.expect("it is there").limits };
+    assert_eq!(kept().await, Limits { lifetime: request.spec.lifetime, revision: 0 });
+    assert_eq!(set(limit(1, 1000)).await, Ok(()));
+    assert_eq!(set(limit(3, 3000)).await, Ok(()));
+    assert_eq!(set(limit(2, 2000)).await, Ok(()), "it was overtaken, which is no error");
+    assert_eq!(kept().await, limit(3, 3000));
+    assert_eq!(set(limit(1, 1000)).await, Ok(()), "a replay that comes late");
+    assert_eq!(set(limit(3, 3000)).await, Ok(()), "the newest again");
+    assert_eq!(kept().await, limit(3, 3000));
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    assert_eq!(set(limit(4, 4000)).await, Ok(()), "a paused one has limits, too");
+    driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets)).await.expect("a resume");
+    assert_eq!(kept().await, limit(4, 4000));
+    assert_eq!(set(limit(2, 2000)).await, Ok(()));
+    assert_eq!(kept().await, limit(4, 4000));
+    end(driver, SECOND, id.clone()).await;
+    assert_eq!(set(limit(5, 5000)).await, Err(HostError::NotFound));
 }
 
 /// A destroy wins over a pause and over a resume; who waits is told, and nothing is left.

@@ -18,7 +18,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::{Damage, Scrubbed};
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_domain::{OperationId, SandboxId, Shape};
 use atoll_guest_client::{AGENT_PORT, GuestStream};
 use futures_util::FutureExt as _;
@@ -275,14 +275,14 @@ impl SimHost {
         let (created, seen) = watch::channel(None);
         let sandbox = SimSandbox {
             call: call.clone(),
-            facts: facts(&id, call),
+            facts: facts(&id, call, Limits { lifetime: request.spec.lifetime, revision: 0 }),
             shape: request.spec.shape,
             guest: Arc::new(SimGuest::new(request.secrets.clone(), files.unwrap_or_default())),
             secrets: request.secrets,
             created,
             ended: CancellationToken::new(),
             rings: Rings::default(),
-            life: Life::new(request.spec.lifetime),
+            life: Life::new(),
         };
         world.sandboxes.insert(id, sandbox);
         Ok((seen, true))
@@ -345,7 +345,7 @@ impl SimHost {
     }
 }
 
-pub(crate) fn facts(id: &SandboxId, call: &Call) -> SandboxFacts {
+pub(crate) fn facts(id: &SandboxId, call: &Call, limits: Limits) -> SandboxFacts {
     SandboxFacts {
         id: id.clone(),
         incarnation: call.incarnation,
@@ -359,6 +359,7 @@ pub(crate) fn facts(id: &SandboxId, call: &Call) -> SandboxFacts {
         guest_ip: Some("172.16.0.2".into()),
         uid: None,
         paused: None,
+        limits,
         phases: vec![Phase { name: "simulated".into(), micros: 1 }],
     }
 }
@@ -407,8 +408,8 @@ impl HostDriver for SimHost {
         self.carry_out(Method::Templates, |host| async move { Ok(host.template_ids()) }).boxed()
     }
 
-    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
-        let set = move |host: Self| async move { host.set_lifetime_now(&id, lifetime) };
+    fn set_lifetime(&self, id: SandboxId, limits: Limits) -> BoxFuture<'_, Result<(), HostError>> {
+        let set = move |host: Self| async move { host.set_lifetime_now(&id, limits) };
         self.carry_out(Method::SetLifetime, set).boxed()
     }
 

@@ -13,7 +13,7 @@ use atoll_domain::host::{
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::{Damage, DamageKind, Scrubbed};
 use atoll_domain::snapshot::MemoryReason;
-use atoll_domain::ttl::{Cause, Lifetime};
+use atoll_domain::ttl::{Cause, Lifetime, Limits};
 use atoll_domain::{Incarnation, SandboxId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,20 +47,13 @@ pub(crate) struct SimTemplate {
 pub(crate) struct Life {
     pausing: watch::Sender<Answer<Paused>>,
     resuming: watch::Sender<Answer<SandboxFacts>>,
-    lifetime: Lifetime,
     uses: usize,
     unquiesced: bool,
 }
 
 impl Life {
-    pub(crate) fn new(lifetime: Lifetime) -> Self {
-        Self {
-            pausing: watch::Sender::new(None),
-            resuming: watch::Sender::new(None),
-            lifetime,
-            uses: 0,
-            unquiesced: false,
-        }
+    pub(crate) fn new() -> Self {
+        Self { pausing: watch::Sender::new(None), resuming: watch::Sender::new(None), uses: 0, unquiesced: false }
     }
 
     /// It is gone: whoever waits is told.
@@ -82,7 +75,7 @@ impl SimSandbox {
     /// Puts it on disk; its streams end.
     fn put_to_disk(&mut self, mode: PauseMode, at: i64) -> Paused {
         let generation = (mode == PauseMode::Memory).then(|| format!("{}-{}", self.facts.id, self.facts.incarnation));
-        let paused = Paused { at, generation, quiesced: !self.life.unquiesced, bytes: BYTES };
+        let paused = Paused { at, generation, quiesced: !self.life.unquiesced, bytes: BYTES, memory_lost: false };
         self.facts.state = HostSandboxState::Paused;
         self.facts.paused = Some(paused.clone());
         (self.facts.host_ip, self.facts.guest_ip) = (None, None);
@@ -123,9 +116,17 @@ impl SimHost {
         self.world().sandboxes.get_mut(id).expect("the sandbox is there").life.unquiesced = true;
     }
 
+    /// What a resume does whose guest begins to run and never answers: only the disk of a paused sandbox is left.
+    pub fn lose_memory(&self, id: &SandboxId) {
+        let mut world = self.world();
+        let sandbox = world.sandboxes.get_mut(id).expect("the sandbox is there");
+        let paused = sandbox.facts.paused.as_mut().expect("it is paused");
+        (paused.generation, paused.memory_lost) = (None, true);
+    }
+
     /// The limits that it keeps to for a sandbox.
     pub fn lifetime_of(&self, id: &SandboxId) -> Option<Lifetime> {
-        self.world().sandboxes.get(id).map(|sandbox| sandbox.life.lifetime)
+        self.world().sandboxes.get(id).map(|sandbox| sandbox.facts.limits.lifetime)
     }
 
     /// How often it was told that a sandbox is used.
@@ -218,7 +219,9 @@ impl SimHost {
             HostSandboxState::Paused => {
                 let kept = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.generation.is_some());
                 if mode == PauseMode::Memory && !kept {
-                    return Err(HostError::MemoryUnusable(MemoryReason::DiskOnly));
+                    let lost = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.memory_lost);
+                    let reason = if lost { MemoryReason::Lost } else { MemoryReason::DiskOnly };
+                    return Err(HostError::MemoryUnusable(reason));
                 }
                 sandbox.facts.state = HostSandboxState::Resuming;
                 sandbox.life.resuming = watch::Sender::new(None);
@@ -233,7 +236,7 @@ impl SimHost {
         let mut world = self.world();
         let current = world.sandboxes.get_mut(id);
         if let Some(sandbox) = current.filter(|s| s.facts.state == HostSandboxState::Resuming) {
-            let fresh = crate::sim_host::facts(id, call);
+            let fresh = crate::sim_host::facts(id, call, sandbox.facts.limits);
             sandbox.facts = SandboxFacts { state: HostSandboxState::Running, ..fresh };
             sandbox.guest = std::sync::Arc::new(sandbox.guest.resumed(request.secrets.clone()));
             sandbox.secrets = request.secrets;
@@ -308,11 +311,13 @@ impl SimHost {
         Scrubbed { files, bytes: files * BYTES, damaged }
     }
 
-    pub(crate) fn set_lifetime_now(&self, id: &SandboxId, lifetime: Lifetime) -> Result<(), HostError> {
+    pub(crate) fn set_lifetime_now(&self, id: &SandboxId, limits: Limits) -> Result<(), HostError> {
         let mut world = self.world();
         let sandbox = world.sandboxes.get_mut(id).ok_or(HostError::NotFound)?;
-        sandbox.life.lifetime = lifetime;
-        sandbox.life.uses += 1;
+        if limits.supersede(&sandbox.facts.limits) {
+            sandbox.facts.limits = limits;
+            sandbox.life.uses += 1;
+        }
         Ok(())
     }
 

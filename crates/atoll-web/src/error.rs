@@ -9,7 +9,7 @@ use atoll_api::{ErrorBody, ErrorCode, FieldError, Problem};
 use atoll_control::ControlError;
 use atoll_domain::host::HostError;
 use atoll_domain::{Invalid, SandboxStatus};
-use atoll_guest_client::{Code, GuestError};
+use atoll_guest_client::{Code, GuestError, Reason};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use std::sync::Arc;
@@ -137,6 +137,9 @@ fn of_guest(error: &GuestError) -> Shape {
     match error {
         GuestError::Timeout { .. } => hidden(TIMEOUT, "the sandbox's agent did not answer in time"),
         GuestError::Source(_) => hidden(INVALID, "the body broke off before its end"),
+        GuestError::Rejected { reason: Some(Reason::Frozen), .. } => {
+            hidden(HOST, "the sandbox stands still for a snapshot; try again")
+        }
         GuestError::Rejected { code: Code::NotFound, .. } => {
             hidden(NOT_FOUND, "the sandbox has no such process or file")
         }

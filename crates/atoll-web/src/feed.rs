@@ -1,8 +1,9 @@
 //! What a client sends to a process, on its way there.
 //!
 //! How it works: one stream of input for the whole session, opened by the first byte, so that all of it arrives in order and whole. What the
-//! process does not read yet waits here, up to [`CAP`]; the client is read on meanwhile, so that `stop` is heard. Beyond the cap it
-//! is not read, and waits itself.
+//! process does not read yet waits here, up to [`CAP`]; the client is read on whatever waits, so that `stop` is always heard. Beyond the
+//! cap input is refused, and the client is told: of standard input nothing is taken any more from there on, so that no hole is left in it,
+//! of a terminal's until there is room again. A client that wants to send more is told how much was taken ([`Notices`]).
 //!
 //! Deliberately absent: a limit of time. A process reads when it likes.
 
@@ -10,23 +11,27 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::time::Duration;
 
+use atoll_api::{ErrorCode, StreamError};
 use atoll_control::ControlError;
 use atoll_control::sandboxes::ProcessHandle;
 use atoll_guest_client::{GuestError, InputSink};
-use bytes::Bytes;
+use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::socket::{End, Reader, Said};
 
 /// Most bytes that wait for a process.
-const CAP: usize = 1024 * 1024;
+pub(crate) const CAP: usize = 1024 * 1024;
+/// Small pieces become one of at most so many bytes, so that what waits costs little more than its bytes.
+const PIECE: usize = 32 * 1024;
 /// How long the process has for what a client sent before it left.
 const LAST: Duration = Duration::from_secs(5);
 
 enum Piece {
-    Bytes(Bytes),
+    Bytes(BytesMut),
     Close,
 }
 
@@ -39,48 +44,98 @@ pub(crate) struct Feed {
     bytes: usize,
     carrying: Option<(usize, BoxFuture<'static, Result<Option<InputSink>, ControlError>>)>,
     sink: Option<InputSink>,
+    /// All that came and was not refused.
+    came: u64,
+    /// Nothing is taken at the moment.
+    refuses: bool,
+    /// Nothing comes after what waits.
+    closed: bool,
+    told: watch::Sender<Told>,
+}
+
+/// How a client's input fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Told {
+    taken: u64,
+    /// How often there was no more room.
+    refusals: u64,
 }
 
 impl Feed {
     pub(crate) fn new(handle: ProcessHandle, pty: bool) -> Self {
-        Self { handle, pty, waiting: VecDeque::new(), bytes: 0, carrying: None, sink: None }
+        Self {
+            handle,
+            pty,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            carrying: None,
+            sink: None,
+            came: 0,
+            refuses: false,
+            closed: false,
+            told: watch::Sender::new(Told::default()),
+        }
     }
 
-    /// Puts bytes behind what waits.
-    pub(crate) fn push(&mut self, bytes: Bytes) {
+    /// What the client is to be told; how much was taken only if it wants to know.
+    pub(crate) fn notices(&self, acks: bool) -> Notices {
+        Notices { told: self.told.subscribe(), known: Told::default(), acks }
+    }
+
+    /// Puts bytes behind what waits, or refuses them.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.handle.touch();
+        if self.closed {
+            return;
+        }
+        let fits = self.bytes + bytes.len() <= CAP;
+        if !fits || (self.refuses && !self.pty) {
+            if !self.refuses {
+                self.refuses = true;
+                self.told.send_modify(|told| told.refusals += 1);
+            }
+            return;
+        }
+        self.refuses = false;
         self.bytes += bytes.len();
-        self.waiting.push_back(Piece::Bytes(bytes));
+        self.came += bytes.len() as u64;
+        match self.waiting.back_mut() {
+            Some(Piece::Bytes(last)) if last.len() + bytes.len() <= PIECE => last.extend_from_slice(bytes),
+            _ => self.waiting.push_back(Piece::Bytes(bytes.into())),
+        }
     }
 
     /// Closes standard input behind what waits.
     pub(crate) fn close(&mut self) {
-        self.waiting.push_back(Piece::Close);
+        if !self.closed {
+            self.closed = true;
+            self.waiting.push_back(Piece::Close);
+        }
     }
 
-    /// What the client says next; what waits is carried meanwhile, and the client is not read while there is no room.
+    /// What the client says next; what waits is carried meanwhile.
     pub(crate) async fn next(&mut self, reader: &mut Reader) -> Result<Said, End> {
         loop {
-            let has_room = self.bytes < CAP;
             tokio::select! {
                 carried = self.carry() => {
                     if let Some(end) = carried.err().and_then(lost) {
                         return Err(end);
                     }
                 }
-                said = reader.next(), if has_room => return said,
+                said = reader.next() => return said,
             }
         }
     }
 
-    /// Carries one piece; after each there may be room again. Never ends while none waits; after an error none does. Dropping the future
-    /// loses nothing.
+    /// Carries one piece. Never ends while none waits; after an error none does. Dropping the future loses nothing.
     async fn carry(&mut self) -> Result<(), ControlError> {
         let Some(carried) = self.step().await else { return pending().await };
         if carried.is_err() {
             self.waiting.clear();
             self.bytes = 0;
         }
+        let taken = self.came - self.bytes as u64;
+        self.told.send_modify(|told| told.taken = taken);
         carried
     }
 
@@ -112,6 +167,47 @@ impl Feed {
         self.carrying = None;
         Some(done.map(|sink| self.sink = sink))
     }
+}
+
+/// What a client hears of its input, from the half that writes.
+pub(crate) struct Notices {
+    told: watch::Receiver<Told>,
+    known: Told,
+    acks: bool,
+}
+
+/// One thing to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// So much was taken in all.
+    Taken(u64),
+    /// There is no room for more.
+    Refused(StreamError),
+}
+
+impl Notices {
+    /// The next notice; it never ends when there will be none. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Notice {
+        loop {
+            let told = *self.told.borrow_and_update();
+            if told.refusals != self.known.refusals {
+                self.known.refusals = told.refusals;
+                return Notice::Refused(refused());
+            }
+            if self.acks && told.taken != self.known.taken {
+                self.known.taken = told.taken;
+                return Notice::Taken(told.taken);
+            }
+            if self.told.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+}
+
+fn refused() -> StreamError {
+    let data = format!("input was refused: the program has not read the last {} KiB yet", CAP / 1024);
+    StreamError { data, code: Some(ErrorCode::TooMany), fatal: false }
 }
 
 /// How input that did not arrive ends a session: not when the process refuses it, because it has ended or takes none.

@@ -1,7 +1,7 @@
 //! A process, followed over a socket.
 //!
 //! How it works: one half reads the process and writes frames, as fast as the client takes them; the agent keeps what is not read yet and says what
-//! was lost. The other half reads the client and feeds the process ([`crate::feed`]). Whichever ends first ends the session, never the
+//! was lost. The other half reads the client and feeds the process ([`crate::feed`]); what becomes of that the first half tells. Whichever ends first ends the session, never the
 //! process: only `stop` does that, also one that a client said right before it left.
 //!
 //! Deliberately absent: buffers of output.
@@ -16,8 +16,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::error::WebError;
-use crate::feed::Feed;
+use crate::feed::{CAP, Feed, Notice, Notices};
 use crate::frames::{Framer, Source};
+use crate::metrics::Streamed;
 use crate::session::{both, kill};
 use crate::socket::{End, Reader, Said, Writer, json, told};
 
@@ -37,6 +38,8 @@ pub(crate) struct Follow {
     pub(crate) caller: Principal,
     pub(crate) id: String,
     pub(crate) which: Which,
+    /// Counts how long it takes.
+    pub(crate) streamed: Streamed,
     /// Held as long as the stream lives.
     pub(crate) permit: StreamPermit,
 }
@@ -50,19 +53,29 @@ impl Follow {
     }
 
     async fn session(&self, reader: &mut Reader, writer: &mut Writer) -> End {
-        let mut session = match self.begin(reader).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(error)) => return refuse(writer, error).await,
+        let (started, acks) = match self.begin(reader).await {
+            Ok(begun) => begun,
             Err(end) => return end,
         };
+        let mut session = match started {
+            Ok(session) => session,
+            Err(error) => return refuse(writer, error).await,
+        };
         let handle = session.handle.clone();
-        both(outbound(&mut session, writer), inbound(&handle, reader)).await
+        let feed = Feed::new(handle.clone(), false);
+        let telling =
+            Telling { notices: feed.notices(acks), window: acks.then_some(CAP as u64), streamed: self.streamed };
+        both(outbound(&mut session, writer, telling), inbound(&handle, feed, reader)).await
     }
 
-    async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
+    /// The process, and whether the client wants to know how much of its input was taken.
+    async fn begin(&self, reader: &mut Reader) -> Result<(Result<Session, ControlError>, bool), End> {
         match &self.which {
             Which::Running { process, from } => {
-                Ok(self.control.follow_process(&self.caller, &self.id, process, *from).await)
+                let begun = self.streamed.clock();
+                let session = self.control.follow_process(&self.caller, &self.id, process, *from).await;
+                begun.started();
+                Ok((session, false))
             }
             Which::New => {
                 let Said::Text(text) = reader.first().await? else {
@@ -71,7 +84,10 @@ impl Follow {
                 let ExecClientFrame::Start(start) = json(&text)? else {
                     return Err(End::Garbage("the first frame is `start`".into()));
                 };
-                Ok(self.control.start_process(&self.caller, &self.id, input(start)).await)
+                let (begun, acks) = (self.streamed.clock(), start.input_acks);
+                let session = self.control.start_process(&self.caller, &self.id, input(start)).await;
+                begun.started();
+                Ok((session, acks))
             }
         }
     }
@@ -116,14 +132,37 @@ async fn refuse(writer: &mut Writer, error: ControlError) -> End {
     told.await.unwrap_or_else(|end: End| end)
 }
 
-/// Writes what the process does.
-async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
-    let start = StreamFrame::Start { pid: session.pid, tag: session.tag.clone(), offset: session.offset };
+/// What is told besides what the process does.
+struct Telling {
+    notices: Notices,
+    /// How much input may be on its way at once, for a client that wants to know.
+    window: Option<u64>,
+    streamed: Streamed,
+}
+
+/// Writes what the process does, and what becomes of its input.
+async fn outbound(session: &mut Session, writer: &mut Writer, mut telling: Telling) -> End {
+    let start = StreamFrame::Start {
+        pid: session.pid,
+        tag: session.tag.clone(),
+        offset: session.offset,
+        input_window: telling.window,
+    };
     let mut framer = Framer::new(session.offset);
     let all = async {
         writer.json(&start).await?;
         loop {
-            let event = session.events.next().await;
+            let event = tokio::select! {
+                event = session.events.next() => event,
+                notice = telling.notices.next() => {
+                    writer.json(&match notice {
+                        Notice::Taken(bytes) => StreamFrame::InputTaken { bytes },
+                        Notice::Refused(error) => StreamFrame::Error(error),
+                    }).await?;
+                    continue;
+                }
+            };
+            let came = telling.streamed.clock();
             // Bytes are a use; that somebody merely listens is none.
             if !matches!(event, Ok(Some(ProcessEvent::Keepalive))) {
                 session.handle.touch();
@@ -155,6 +194,7 @@ async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
             for frame in &frames {
                 writer.json(frame).await?;
             }
+            came.written();
             if over {
                 return Ok(End::Done);
             }
@@ -164,8 +204,7 @@ async fn outbound(session: &mut Session, writer: &mut Writer) -> End {
 }
 
 /// Does what the client says.
-async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
-    let mut feed = Feed::new(handle.clone(), false);
+async fn inbound(handle: &ProcessHandle, mut feed: Feed, reader: &mut Reader) -> End {
     let end = loop {
         let frame = match feed.next(reader).await {
             Ok(Said::Text(text)) => json::<ExecClientFrame>(&text),
@@ -176,7 +215,7 @@ async fn inbound(handle: &ProcessHandle, reader: &mut Reader) -> End {
             Err(end) => break end,
             Ok(ExecClientFrame::Stop) => kill(handle).await,
             Ok(ExecClientFrame::Stdin { data, encoding }) => match bytes(data, encoding) {
-                Some(bytes) => feed.push(bytes),
+                Some(bytes) => feed.push(&bytes),
                 None => break End::Garbage("data that is not base64".into()),
             },
             Ok(ExecClientFrame::CloseStdin) => feed.close(),

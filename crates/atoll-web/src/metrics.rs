@@ -1,7 +1,8 @@
 //! Atoll's own numbers, in Prometheus' text form.
 //!
 //! How it works: one table per process counts requests by route (as it is registered, so that there are few), method and status, with a
-//! histogram of their times. Gauges are asked for when the page is read.
+//! histogram of their times. What a stream does after its upgrade is counted beside them: how long its process took to start, and how
+//! long each piece of output was under way in here. Gauges are asked for when the page is read.
 //!
 //! Deliberately absent: numbers of single sandboxes or teams; push.
 
@@ -26,10 +27,71 @@ struct Times {
     micros: u64,
 }
 
+const REQUEST_TIME: &str = "atoll_http_request_duration_seconds";
+
 type Key = (String, &'static str, u16);
 
 /// Both listeners of a process count here.
 static REQUESTS: Mutex<BTreeMap<Key, Times>> = Mutex::new(BTreeMap::new());
+
+/// The streams of one route, which is a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Streamed(pub(crate) &'static str);
+
+/// What is counted of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Start,
+    Output,
+}
+
+impl Part {
+    const ALL: [(Self, &'static str, &'static str); 2] = [
+        (
+            Self::Start,
+            "atoll_stream_start_duration_seconds",
+            "Time from a stream's first frame to its process, or to the error.",
+        ),
+        (
+            Self::Output,
+            "atoll_stream_output_duration_seconds",
+            "Time from the arrival of output to the client's having it, with the client's own slowness.",
+        ),
+    ];
+}
+
+static STREAMS: Mutex<BTreeMap<(Part, &'static str), Times>> = Mutex::new(BTreeMap::new());
+
+impl Streamed {
+    /// Begins to count.
+    pub(crate) fn clock(self) -> StreamClock {
+        StreamClock { route: self.0, begun: Instant::now() }
+    }
+}
+
+/// A stretch of time of a stream.
+#[derive(Debug)]
+pub(crate) struct StreamClock {
+    route: &'static str,
+    begun: Instant,
+}
+
+impl StreamClock {
+    /// The process was started or found, or cannot be.
+    pub(crate) fn started(self) {
+        self.count(Part::Start);
+    }
+
+    /// What came is written.
+    pub(crate) fn written(self) {
+        self.count(Part::Output);
+    }
+
+    fn count(self, part: Part) {
+        let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.entry((part, self.route)).or_default().add(self.begun.elapsed());
+    }
+}
 
 /// Counts a request.
 pub(crate) async fn layer(request: Request, next: Next) -> Response {
@@ -56,14 +118,19 @@ fn name(method: &Method) -> &'static str {
 }
 
 fn count(key: Key, took: Duration) {
-    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let mut requests = REQUESTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let times = requests.entry(key).or_default();
-    for (bucket, bound) in times.buckets.iter_mut().zip(BUCKETS) {
-        *bucket += u64::from(millis <= bound);
+    requests.entry(key).or_default().add(took);
+}
+
+impl Times {
+    fn add(&mut self, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        for (bucket, bound) in self.buckets.iter_mut().zip(BUCKETS) {
+            *bucket += u64::from(millis <= bound);
+        }
+        self.count += 1;
+        self.micros = self.micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
-    times.count += 1;
-    times.micros = times.micros.saturating_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
 }
 
 /// Numbers that are asked for when the page is read.
@@ -98,25 +165,33 @@ pub(crate) fn page(gauges: &Gauges) -> String {
              process_resident_memory_bytes {bytes}\n"
         );
     }
-    page.push_str(
-        "# HELP atoll_http_request_duration_seconds Time from a request's head to its answer's.\n\
-         # TYPE atoll_http_request_duration_seconds histogram\n",
-    );
+    histogram(&mut page, REQUEST_TIME, "Time from a request's head to its answer's.");
     let requests = REQUESTS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for ((route, method, status), times) in &requests {
-        series(&mut page, &format!("route=\"{route}\",method=\"{method}\",status=\"{status}\""), times);
+        let labels = format!("route=\"{route}\",method=\"{method}\",status=\"{status}\"");
+        series(&mut page, REQUEST_TIME, &labels, times);
+    }
+    let streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for (part, name, help) in Part::ALL {
+        histogram(&mut page, name, help);
+        for ((_, route), times) in streams.iter().filter(|((of, _), _)| *of == part) {
+            series(&mut page, name, &format!("route=\"{route}\""), times);
+        }
     }
     page
 }
 
-fn series(page: &mut String, labels: &str, times: &Times) {
-    const NAME: &str = "atoll_http_request_duration_seconds";
+fn histogram(page: &mut String, name: &str, help: &str) {
+    let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} histogram\n");
+}
+
+fn series(page: &mut String, name: &str, labels: &str, times: &Times) {
     for (count, bound) in times.buckets.iter().zip(BUCKETS) {
-        let _ = writeln!(page, "{NAME}_bucket{{{labels},le=\"{}.{:03}\"}} {count}", bound / 1000, bound % 1000);
+        let _ = writeln!(page, "{name}_bucket{{{labels},le=\"{}.{:03}\"}} {count}", bound / 1000, bound % 1000);
     }
-    let _ = writeln!(page, "{NAME}_bucket{{{labels},le=\"+Inf\"}} {}", times.count);
-    let _ = writeln!(page, "{NAME}_sum{{{labels}}} {}.{:06}", times.micros / 1_000_000, times.micros % 1_000_000);
-    let _ = writeln!(page, "{NAME}_count{{{labels}}} {}", times.count);
+    let _ = writeln!(page, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", times.count);
+    let _ = writeln!(page, "{name}_sum{{{labels}}} {}.{:06}", times.micros / 1_000_000, times.micros % 1_000_000);
+    let _ = writeln!(page, "{name}_count{{{labels}}} {}", times.count);
 }
 
 /// Resident memory of this process, in bytes.

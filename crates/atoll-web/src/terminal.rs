@@ -16,9 +16,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::WebError;
-use crate::feed::Feed;
+use crate::feed::{Feed, Notice, Notices};
+use crate::metrics::Streamed;
 use crate::session::{both, kill};
 use crate::socket::{End, Reader, Said, Writer, json, told};
+
+const STREAMED: Streamed = Streamed("/v1/sandboxes/{id}/pty");
 
 /// A terminal's session.
 #[derive(Debug)]
@@ -53,30 +56,44 @@ impl Terminal {
             Err(end) => return end,
         };
         let handle = session.handle.clone();
-        both(self.outbound(&mut session, writer), self.inbound(&handle, reader)).await
+        let feed = Feed::new(handle.clone(), true);
+        let notices = feed.notices(false);
+        both(self.outbound(&mut session, writer, notices), self.inbound(&handle, feed, reader)).await
     }
 
     async fn begin(&self, reader: &mut Reader) -> Result<Result<Session, ControlError>, End> {
         let Said::Text(text) = reader.first().await? else {
             return Err(End::Garbage("the first frame is text".into()));
         };
-        match json(&text)? {
-            PtyClientFrame::Start(start) => Ok(self.control.start_process(&self.caller, &self.id, input(start)).await),
+        let begun = STREAMED.clock();
+        let session = match json(&text)? {
+            PtyClientFrame::Start(start) => self.control.start_process(&self.caller, &self.id, input(start)).await,
             PtyClientFrame::Connect { tag, offset, backpressure } => {
                 let from = FollowFrom { offset, backpressure };
-                Ok(self.control.follow_process(&self.caller, &self.id, &tag, from).await)
+                self.control.follow_process(&self.caller, &self.id, &tag, from).await
             }
-            _ => Err(End::Garbage("first is `start` or `connect`".into())),
-        }
+            _ => return Err(End::Garbage("first is `start` or `connect`".into())),
+        };
+        begun.started();
+        Ok(session)
     }
 
-    async fn outbound(&self, session: &mut Session, writer: &mut Writer) -> End {
+    async fn outbound(&self, session: &mut Session, writer: &mut Writer, mut notices: Notices) -> End {
         let tag = session.tag.clone().unwrap_or_else(|| session.pid.to_string());
         let mut at = session.offset;
         let all = async {
             writer.json(&PtyFrame::Started { tag, pid: session.pid, offset: at }).await?;
             loop {
-                let event = session.events.next().await;
+                let event = tokio::select! {
+                    event = session.events.next() => event,
+                    notice = notices.next() => {
+                        if let Notice::Refused(error) = notice {
+                            writer.json(&PtyFrame::Error(error)).await?;
+                        }
+                        continue;
+                    }
+                };
+                let came = STREAMED.clock();
                 // Bytes are a use; that somebody merely listens is none.
                 if !matches!(event, Ok(Some(ProcessEvent::Keepalive))) {
                     session.handle.touch();
@@ -90,6 +107,7 @@ impl Terminal {
                         } else {
                             writer.json(&PtyFrame::Output { data: STANDARD.encode(&bytes), offset }).await?;
                         }
+                        came.written();
                     }
                     Ok(Some(ProcessEvent::Gap { bytes })) => {
                         writer.json(&PtyFrame::Gap { bytes, offset: at }).await?;
@@ -113,8 +131,7 @@ impl Terminal {
         all.await.unwrap_or_else(|end: End| end)
     }
 
-    async fn inbound(&self, handle: &ProcessHandle, reader: &mut Reader) -> End {
-        let mut feed = Feed::new(handle.clone(), true);
+    async fn inbound(&self, handle: &ProcessHandle, mut feed: Feed, reader: &mut Reader) -> End {
         let mut spoken = false;
         let end = loop {
             let frame = match feed.next(reader).await {
@@ -124,7 +141,7 @@ impl Terminal {
                         self.binary.store(true, Ordering::Relaxed);
                     }
                     spoken = true;
-                    feed.push(bytes);
+                    feed.push(&bytes);
                     continue;
                 }
                 Ok(Said::Text(text)) => json(&text),
@@ -134,7 +151,7 @@ impl Terminal {
                 Ok(PtyClientFrame::Input { data }) => {
                     spoken = true;
                     match STANDARD.decode(data) {
-                        Ok(bytes) => feed.push(bytes.into()),
+                        Ok(bytes) => feed.push(&bytes),
                         Err(_) => break End::Garbage("data that is not base64".into()),
                     }
                 }

@@ -11,6 +11,8 @@ pub mod reconcile;
 pub mod templates;
 mod uses;
 
+pub(crate) use host_events::caught_up;
+
 use std::time::Duration;
 
 use futures_util::FutureExt as _;

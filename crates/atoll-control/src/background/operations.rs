@@ -60,7 +60,7 @@ async fn settle(control: &Control, operation: &Operation, sandbox: Option<Sandbo
         (OperationKind::Lifetime, Some(sandbox)) => {
             let _busy = control.busy(&sandbox.id);
             let call = Call { operation: operation.id.clone(), incarnation: sandbox.incarnation };
-            control.tell_lifetime(&sandbox, &call, sandbox.lifetime, None).await?;
+            control.tell_lifetime(&sandbox, &call, sandbox.limits(), None).await?;
             Ok(true)
         }
         (OperationKind::Snapshot, _) => {

@@ -16,7 +16,7 @@ use atoll_domain::{Principal, SandboxId, SandboxStatus};
 
 use atoll_store::{OperationKind, Step};
 
-use crate::sandboxes::FoundPaused;
+use crate::sandboxes::{FoundPaused, lost};
 use crate::{Control, ControlError};
 
 /// What an activation did.
@@ -108,6 +108,14 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
                     Err(error) => tracing::error!(sandbox.id = %id, %error, "it could not be ended"),
                 }
             }
+            (Remedy::Nothing, Some(sandbox), Some(facts)) => {
+                // A resume gave the memory up, and nobody was there to write that down.
+                if let Some((incarnation, kept)) = lost(sandbox, &facts) {
+                    let tx = control.store().begin(Step::ReconcilePaused).await?;
+                    tx.note_kept(&id, incarnation, kept, now).await?;
+                    tx.commit().await?;
+                }
+            }
             _ => {}
         }
     }
@@ -123,7 +131,7 @@ async fn paused(
 ) -> Result<(), ControlError> {
     // What the host tells by itself says which limit it was; a comparison could only say that it is so.
     super::host_events::caught_up(control).await?;
-    let unknown = Paused { at: control.now(), generation: None, quiesced: false, bytes: 0 };
+    let unknown = Paused { at: control.now(), generation: None, quiesced: false, bytes: 0, memory_lost: false };
     let kept = facts.paused.as_ref().unwrap_or(&unknown);
     let used = control.used_so_far(sandbox).await;
     let tx = control.store().begin(Step::ReconcilePaused).await?;

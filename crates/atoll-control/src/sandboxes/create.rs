@@ -107,7 +107,7 @@ impl Control {
             if let Some(failed) = failed {
                 tx.forget_request(&claim.place, &failed).await?;
             }
-            let kept = claim.kept(sandbox.id.as_str(), sandbox.created_at);
+            let kept = claim.kept(sandbox.id.as_str(), self.key_time());
             if !tx.keep_request(&claim.place, &kept, self.remembered_since()).await? {
                 return Err(ControlError::InProgress);
             }
@@ -193,6 +193,7 @@ impl Control {
             started_at: None,
             last_active_at: None,
             last_updated: now,
+            lifetime_revision: 0,
         };
         let snapshot = snapshot.map(|snapshot| snapshot.id);
         let inherited = match &snapshot {

@@ -18,6 +18,7 @@ use atoll_guest_client::{
 };
 use bytes::{Bytes, BytesMut};
 
+use super::frozen::thawed;
 use crate::{Control, ControlError, Step, What};
 
 /// Most bytes that are kept of each stream.
@@ -90,6 +91,7 @@ impl Control {
             cwd,
             user: Some(user.to_owned()),
             tag: None,
+            operation: None,
             stdin: false,
             pty: None,
             timeout: Some(Duration::from_secs(seconds.into())),
@@ -97,7 +99,7 @@ impl Control {
             backpressure: true,
         };
         let started = Instant::now();
-        let ended = run(&agent, &request, Duration::from_secs(seconds.into())).await;
+        let ended = thawed(|| run(&agent, &request, Duration::from_secs(seconds.into()))).await;
         self.used(&sandbox.id);
         let result = match ended {
             Err(error) => from_refusal(error, &input.cmd, seconds, started),

@@ -1,7 +1,8 @@
 //! Changing how long a sandbox may live.
 //!
 //! How it works: the new limits are written down with the intent to tell the host of them; a host that cannot be reached hears of them
-//! when the open call is finished later, one that refuses them has the old ones put back.
+//! when the open call is finished later, one that refuses them has the old ones put back. Each change has a number, so that one that
+//! was overtaken on its way to the host changes nothing there.
 //!
 //! Deliberately absent: the limits' rule (atoll-domain) and the timer (the host's).
 
@@ -10,7 +11,7 @@ use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{Call, HostError};
 use atoll_domain::record::Sandbox;
-use atoll_domain::ttl::{Lifetime, LifetimeChange, OnExpiry};
+use atoll_domain::ttl::{Lifetime, LifetimeChange, Limits, OnExpiry};
 use atoll_domain::{Invalid, Principal, SandboxStatus};
 use atoll_store::{OperationKind, Step};
 
@@ -61,16 +62,16 @@ impl Control {
     ) -> Result<(), ControlError> {
         let (call, now) = (Self::call(sandbox.incarnation)?, self.now());
         let tx = self.store().begin(Step::LifetimeIntent).await?;
-        if !tx.set_lifetime(&sandbox.id, &lifetime, now).await? {
+        let Some(revision) = tx.set_lifetime(&sandbox.id, &lifetime, now).await? else {
             let status = SandboxStatus::Stopped;
             return Err(ControlError::NotRunning { id: sandbox.id.to_string(), status });
-        }
+        };
         tx.begin_operation(&call, &sandbox.id, OperationKind::Lifetime, now).await?;
         tx.audit(&self.audit(principal, AuditAction::SandboxUpdate, sandbox)).await?;
         let what = Some(told(&lifetime));
         tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
         tx.commit().await?;
-        self.tell_lifetime(sandbox, &call, lifetime, Some(sandbox.lifetime)).await
+        self.tell_lifetime(sandbox, &call, Limits { lifetime, revision }, Some(sandbox.lifetime)).await
     }
 
     /// Tells the host of a sandbox's limits; the intent is written down. What it refuses is put back to `before`.
@@ -78,18 +79,19 @@ impl Control {
         &self,
         sandbox: &Sandbox,
         call: &Call,
-        lifetime: Lifetime,
+        limits: Limits,
         before: Option<Lifetime>,
     ) -> Result<(), ControlError> {
-        let answer = self.driver().set_lifetime(sandbox.id.clone(), lifetime).await;
+        let answer = self.driver().set_lifetime(sandbox.id.clone(), limits).await;
         if let Err(error @ (HostError::Unavailable(_) | HostError::Timeout { .. })) = answer {
             // The call stays open: the host hears of it when it is there again.
             return Err(error.into());
         }
         let now = self.now();
         let tx = self.store().begin(Step::LifetimeDone).await?;
-        if let (Err(_), Some(before)) = (&answer, &before) {
-            tx.set_lifetime(&sandbox.id, before, now).await?;
+        if let (Err(_), Some(before)) = (&answer, &before)
+            && tx.put_lifetime_back(&sandbox.id, limits.revision, before, now).await?
+        {
             let what = Some(format!("refused by the host; back to {}", told(before)));
             tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
         }

@@ -125,6 +125,7 @@ impl Control {
         let answer = self.driver().pause(call.clone(), sandbox.id.clone(), mode).await;
         let took = began.elapsed();
         let used = if answer.is_ok() { self.used_so_far(&sandbox).await } else { Vec::new() };
+        self.limit_first().await;
         let now = self.now();
         let tx = self.store().begin(Step::PauseDone).await?;
         match &answer {
@@ -151,6 +152,13 @@ impl Control {
             SandboxStatus::Paused => Ok(PausedSandbox { sandbox, took: Some(took) }),
             // Destroyed, or resumed again, before this could be said.
             status => Err(ControlError::NotRunning { id: sandbox.id.to_string(), status }),
+        }
+    }
+
+    /// Lets a host that has paused a sandbox by itself say which limit it was; whoever finds it paused could only say that it is so.
+    pub(crate) async fn limit_first(&self) {
+        if let Err(error) = crate::background::caught_up(self).await {
+            tracing::warn!(%error, "a host does not say what it told; what is known without it counts");
         }
     }
 

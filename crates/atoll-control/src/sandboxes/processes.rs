@@ -11,11 +11,12 @@ use std::time::Duration;
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, validate};
 use atoll_guest_client::{
-    Code, GuestClient, GuestError, InputSink, Limits, ProcessEvent, ProcessInfo, ProcessStream, PtySize, Reason,
-    Selector, StartRequest,
+    AGENT_KNOWS_OPERATIONS, Code, GuestClient, GuestError, InputSink, Limits, Phase, ProcessEvent, ProcessInfo,
+    ProcessStream, PtySize, Reason, Selector, StartRequest,
 };
 
 use super::exec::DEFAULT_USER;
+use super::frozen::thawed;
 use crate::random::{bytes, hex};
 use crate::streams::StreamPermit;
 use crate::{Control, ControlError, What};
@@ -65,6 +66,8 @@ pub struct Session {
     pub pid: u32,
     /// Its tag, where it has one that is known here.
     pub tag: Option<String>,
+    /// An earlier request of the same operation has started it.
+    pub known: bool,
     /// Where in its output the events begin, in bytes.
     pub offset: u64,
     /// What it does from here on.
@@ -154,6 +157,17 @@ impl Control {
         id: &str,
         input: StartInput,
     ) -> Result<Session, ControlError> {
+        self.try_start(principal, id, input, None).await.map_err(|unstarted| unstarted.error)
+    }
+
+    /// The same under an operation, and says besides whether it may run although no start was heard.
+    pub(crate) async fn try_start(
+        &self,
+        principal: &Principal,
+        id: &str,
+        input: StartInput,
+        operation: Option<Operation>,
+    ) -> Result<Session, Unstarted> {
         validate::command(&input.cmd, &input.args)?;
         validate::envs(input.envs.iter().map(|(k, v)| (k.as_str(), v.as_str())))?;
         let user = input.user.filter(|user| !user.is_empty()).unwrap_or_else(|| DEFAULT_USER.to_owned());
@@ -173,6 +187,8 @@ impl Control {
         let sandbox = self.running(principal, id).await?;
         let agent = self.agent(&sandbox).await?;
         let tag = match given {
+            // Its own process may have it already.
+            Some(tag) if operation.as_ref().is_some_and(|operation| operation.again) => tag,
             Some(tag) => self.free_tag(&sandbox, &agent, tag).await?,
             None => made_tag(if input.pty.is_some() { "pty" } else { "proc" })?,
         };
@@ -184,21 +200,35 @@ impl Control {
             cwd,
             user: Some(user),
             tag: Some(tag.clone()),
+            operation: operation.map(|operation| operation.name),
             stdin: input.stdin,
             pty: input.pty,
             timeout,
             backpressure: input.backpressure,
         };
-        let started = async {
+        let started = || async {
             let events = agent.start(&request).await?;
             follow(events).await
         };
-        match started.await {
-            Ok((pid, offset, events)) => Ok(self.session(sandbox, agent, pid, Some(tag), offset, events)),
-            Err(error) => match from_start_refusal(error, &input.cmd) {
-                ControlError::Guest(error) => Err(self.why_lost(&sandbox, error).await),
-                other => Err(other),
-            },
+        match thawed(started).await {
+            Ok(begun) => Ok(self.session(sandbox, agent, Some(tag), begun)),
+            Err(error) => {
+                let perhaps = may_have_started(&error);
+                let error = match from_start_refusal(error, &input.cmd, &tag) {
+                    ControlError::Guest(error) => self.why_lost(&sandbox, error).await,
+                    other => other,
+                };
+                Err(Unstarted { error, perhaps })
+            }
+        }
+    }
+
+    /// Whether the agent of a sandbox starts an operation once, however often it is asked.
+    pub(crate) async fn knows_operations(&self, principal: &Principal, id: &str) -> Result<bool, ControlError> {
+        let sandbox = self.running(principal, id).await?;
+        match self.agent(&sandbox).await?.health().await {
+            Ok(health) => Ok(health.protocol >= AGENT_KNOWS_OPERATIONS),
+            Err(error) => Err(self.why_lost(&sandbox, error).await),
         }
     }
 
@@ -226,12 +256,12 @@ impl Control {
             follow(events).await
         };
         match followed.await {
-            Ok((pid, offset, events)) => {
+            Ok(begun) => {
                 let tag = match selector {
                     Selector::Tag(tag) => Some(tag),
                     Selector::Pid(_) => None,
                 };
-                Ok(self.session(sandbox, agent, pid, tag, offset, events))
+                Ok(self.session(sandbox, agent, tag, begun))
             }
             Err(error) => Err(self.lost_process(&sandbox, error, process).await),
         }
@@ -277,27 +307,20 @@ impl Control {
         self.streams().total()
     }
 
-    fn session(
-        &self,
-        sandbox: Sandbox,
-        agent: GuestClient,
-        pid: u32,
-        tag: Option<String>,
-        offset: u64,
-        events: ProcessStream,
-    ) -> Session {
+    fn session(&self, sandbox: Sandbox, agent: GuestClient, tag: Option<String>, begun: Begun) -> Session {
+        let Begun { pid, offset, known, events } = begun;
         let handle = ProcessHandle { control: self.clone(), sandbox, agent, selector: Selector::Pid(pid) };
-        Session { pid, tag, offset, events, handle }
+        Session { pid, tag, known, offset, events, handle }
     }
 
-    /// A tag that no running process has.
+    /// A tag that no running process has. Of two that ask at once the agent refuses one, unless it is older than that.
     async fn free_tag(&self, sandbox: &Sandbox, agent: &GuestClient, tag: String) -> Result<String, ControlError> {
         let running = match agent.list().await {
             Ok(running) => running,
             Err(error) => return Err(self.why_lost(sandbox, error).await),
         };
         if running.iter().any(|process| process.tag.as_deref() == Some(&tag)) {
-            return Err(ControlError::Conflict { what: format!("a running process with the tag `{tag}`") });
+            return Err(tag_taken(&tag));
         }
         Ok(tag)
     }
@@ -312,11 +335,63 @@ impl Control {
     }
 }
 
-/// Waits for the first event, which names the process.
-async fn follow(mut events: ProcessStream) -> Result<(u32, u64, ProcessStream), GuestError> {
+/// What an agent carries out once, however often it is asked.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) name: String,
+    /// It was asked before.
+    pub(crate) again: bool,
+}
+
+/// A process of which no start was heard.
+#[derive(Debug)]
+pub(crate) struct Unstarted {
+    pub(crate) error: ControlError,
+    /// It may run all the same: only the answer is missing.
+    pub(crate) perhaps: bool,
+}
+
+impl From<ControlError> for Unstarted {
+    fn from(error: ControlError) -> Self {
+        Self { error, perhaps: false }
+    }
+}
+
+impl From<Invalid> for Unstarted {
+    fn from(invalid: Invalid) -> Self {
+        Self::from(ControlError::Invalid(invalid))
+    }
+}
+
+/// What an agent that was asked and did not answer may have done. What it refuses it has not started, but for a fault of its own.
+fn may_have_started(error: &GuestError) -> bool {
+    match error {
+        GuestError::Dial(_) | GuestError::Timeout { phase: Phase::Dial, .. } => false,
+        GuestError::Rejected { code, .. } => matches!(
+            code,
+            Code::Internal | Code::Unknown | Code::Canceled | Code::Aborted | Code::DataLoss | Code::DeadlineExceeded
+        ),
+        _ => true,
+    }
+}
+
+fn tag_taken(tag: &str) -> ControlError {
+    ControlError::Conflict { what: format!("a running process with the tag `{tag}`") }
+}
+
+/// A process as its first event names it, and the events behind that.
+struct Begun {
+    pid: u32,
+    offset: u64,
+    known: bool,
+    events: ProcessStream,
+}
+
+/// Waits for the first event.
+async fn follow(mut events: ProcessStream) -> Result<Begun, GuestError> {
     loop {
         match events.next().await? {
-            Some(ProcessEvent::Started { pid, offset }) => return Ok((pid, offset, events)),
+            Some(ProcessEvent::Started { pid, offset, known }) => return Ok(Begun { pid, offset, known, events }),
             Some(ProcessEvent::Keepalive) => {}
             _ => return Err(GuestError::Protocol("a process that did not begin".into())),
         }
@@ -338,7 +413,7 @@ fn selector(process: &str) -> Result<Selector, ControlError> {
     Ok(Selector::Tag(process.to_owned()))
 }
 
-fn from_start_refusal(error: GuestError, cmd: &str) -> ControlError {
+fn from_start_refusal(error: GuestError, cmd: &str, tag: &str) -> ControlError {
     let field = |name: &str, code: &str, detail: String| ControlError::Invalid(Invalid::new(name, code, detail));
     let shown: String = cmd.chars().take(64).collect();
     match error.reason() {
@@ -346,6 +421,7 @@ fn from_start_refusal(error: GuestError, cmd: &str) -> ControlError {
         Some(Reason::NotExecutable) => field("cmd", "not_executable", format!("{shown}: cannot be executed")),
         Some(Reason::BadCwd) => field("cwd", "not_found", "there is no such directory in the sandbox".into()),
         Some(Reason::UnknownUser) => field("user", "not_found", "there is no such user in the sandbox".into()),
+        Some(Reason::TagTaken) => tag_taken(tag),
         _ => ControlError::Guest(error),
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use atoll_domain::access::Action;
-use atoll_domain::host::SandboxFacts;
+use atoll_domain::host::{HostSandboxState, SandboxFacts};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, SandboxId, SandboxStatus};
 use atoll_store::Position;
@@ -153,6 +153,16 @@ impl Control {
     pub async fn ping_sandbox(&self, principal: &Principal, id: &str) -> Result<(), ControlError> {
         let sandbox = self.running(principal, id).await?;
         self.used(&sandbox.id);
-        Ok(())
+        // At once, and not with the next telling: its time may be over before. What goes wrong is told again with that.
+        let told = self.driver().touch(vec![sandbox.id.clone()]).await;
+        if let Err(error) = told {
+            tracing::debug!(sandbox.id = %sandbox.id, %error, "a host could not be told of a use");
+        }
+        match self.driver().inspect(sandbox.id.clone()).await {
+            Ok(facts) if matches!(facts.state, HostSandboxState::Pausing | HostSandboxState::Paused) => {
+                Err(ControlError::NotRunning { id: id.to_owned(), status: SandboxStatus::Paused })
+            }
+            _ => Ok(()),
+        }
     }
 }

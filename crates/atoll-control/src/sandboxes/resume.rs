@@ -2,7 +2,8 @@
 //!
 //! How it works: whoever asks while a resume is under way joins it; the one who leads has a task of the control plane's own, so that a
 //! client that goes away changes nothing. The intent names the next life; only when the host says that it runs does the record
-//! take that life over. A resume that fails leaves what is kept as it was.
+//! take that life over. A resume that fails leaves what is kept as it was; where its guest had begun to run, the memory is lost, and the
+//! record says so from then on.
 //!
 //! Deliberately absent: falling back to the disk alone. That is asked for with mode `disk`, because it gives the memory up.
 
@@ -10,7 +11,7 @@ use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::{Happening, HappeningKind};
 use atoll_domain::host::{Call, HostError, HostSandboxState, PauseMode, ResumeSandbox, SandboxFacts};
-use atoll_domain::record::Sandbox;
+use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::{Incarnation, Principal, SandboxStatus};
 use atoll_store::{OperationKind, Step};
 
@@ -190,7 +191,12 @@ impl Control {
         error: &HostError,
     ) -> Result<(), ControlError> {
         let now = self.now();
+        // A host that cannot be asked now is by the comparison.
+        let facts = self.driver().inspect(sandbox.id.clone()).await.ok();
         let tx = self.store().begin(Step::ResumeDone).await?;
+        if let Some((incarnation, kept)) = facts.as_ref().and_then(|facts| lost(sandbox, facts)) {
+            tx.note_kept(&sandbox.id, incarnation, kept, now).await?;
+        }
         if !is_refusal(error) {
             tx.audit(&self.audit(principal, AuditAction::SandboxResumeFailed, sandbox)).await?;
             let why = Some(error.told());
@@ -205,6 +211,7 @@ impl Control {
     async fn take_pause_in(&self, sandbox: &Sandbox) -> Result<(), ControlError> {
         let facts = self.driver().inspect(sandbox.id.clone()).await?;
         let Some(paused) = &facts.paused else { return Ok(()) };
+        self.limit_first().await;
         let used = self.used_so_far(sandbox).await;
         let tx = self.store().begin(Step::ReconcilePaused).await?;
         let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused, cause: None, used: &used };
@@ -214,9 +221,19 @@ impl Control {
     }
 }
 
-/// Of what kept only its disk there is nothing else to be had.
+/// What its host still keeps of a paused sandbox, if that has become less since the pause.
+pub(crate) fn lost<'a>(sandbox: &Sandbox, facts: &'a SandboxFacts) -> Option<(Incarnation, &'a Paused)> {
+    let (known, kept) = (sandbox.paused.as_ref()?, facts.paused.as_ref()?);
+    let less = facts.state == HostSandboxState::Paused
+        && facts.incarnation == sandbox.incarnation
+        && known.at == kept.at
+        && known != kept;
+    less.then_some((facts.incarnation, kept))
+}
+
+/// Of what kept only its disk there is nothing else to be had. A memory that was lost is another matter: its owner is told first.
 fn how(sandbox: &Sandbox, because: Because) -> PauseMode {
-    let disk_alone = sandbox.paused.as_ref().is_some_and(|paused| paused.generation.is_none());
+    let disk_alone = sandbox.paused.as_ref().is_some_and(|paused| paused.generation.is_none() && !paused.memory_lost);
     match because {
         _ if disk_alone => PauseMode::Disk,
         Because::Asked(mode) => mode,

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use atoll_control::sandboxes::{CreateInput, ExecInput, FileDownload};
-use atoll_control::{ControlError, What};
+use atoll_control::{ControlError, MAX_CALLS, What};
 use atoll_domain::SandboxStatus;
 use atoll_guest_client::FileBody;
-use atoll_testkit::{ControlBox, Method};
+use atoll_testkit::{ControlBox, Fault, Gate, Method, eventually};
 use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
 
 /// All bytes of a file.
 async fn whole(file: FileDownload) -> Vec<u8> {
@@ -133,4 +134,31 @@ async fn a_use_is_seen_at_once_and_kept_over_an_orderly_stop() {
     fixture.restart().await;
     let kept = fixture.control.sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap().last_active_at;
     assert_eq!(kept, seen);
+}
+
+#[tokio::test]
+async fn calls_of_a_sandbox_are_bounded_and_another_has_its_own() {
+    let mut fixture = ControlBox::start().await;
+    let (id, other) = (fixture.sandbox().await.id, fixture.sandbox().await.id);
+    // A control plane that was just started asks its host for a sandbox's token: there every call stands.
+    fixture.restart().await;
+    let gate = Gate::new();
+    for _ in 0..MAX_CALLS {
+        fixture.host.plan(Method::Secrets, Fault::Hold(gate.clone()));
+    }
+    let run = |id| fixture.control.exec(&fixture.principal, id, command("true", &[]));
+    let held = join_all((0..MAX_CALLS).map(|_| run(id.as_str())));
+    let beyond = async {
+        let all = || async { (fixture.host.calls(Method::Secrets) == MAX_CALLS as usize).then_some(()) };
+        eventually("all calls to stand", all).await;
+        let refused = run(id.as_str()).await;
+        assert!(matches!(refused, Err(ControlError::TooMany { limit: MAX_CALLS, .. })), "{refused:?}");
+        assert_eq!(run(other.as_str()).await.unwrap().exit_code, 0, "another sandbox has room");
+        gate.open();
+    };
+    let (held, ()) = tokio::join!(held, beyond);
+    for done in held {
+        assert_eq!(done.unwrap().exit_code, 0);
+    }
+    assert_eq!(run(id.as_str()).await.unwrap().exit_code, 0, "there is room again");
 }

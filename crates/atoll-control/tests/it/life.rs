@@ -73,7 +73,7 @@ async fn a_paused_one_answers_from_the_record_and_keeps_its_24_hours_when_destro
     let fixture = ControlBox::start().await;
     let sandbox = sampled(&fixture, 130).await;
     let flushed = atoll_control::ports::HostDriver::flush_metrics(&fixture.host, sandbox.id.clone()).await.unwrap();
-    let paused = Paused { at: 1, generation: None, quiesced: true, bytes: 0 };
+    let paused = Paused { at: 1, generation: None, quiesced: true, bytes: 0, memory_lost: false };
     let tx = fixture.control.store().begin(Step::Uses).await.unwrap();
     tx.insert_metric_points(&sandbox.id, &flushed).await.unwrap();
     assert!(tx.mark_paused(&sandbox.id, sandbox.incarnation, &paused, 1).await.unwrap());

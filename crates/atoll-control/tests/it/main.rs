@@ -12,6 +12,7 @@ mod destroy;
 mod events;
 mod exec;
 mod life;
+mod once;
 mod pause;
 mod reconcile;
 mod resume;

@@ -153,6 +153,50 @@ async fn a_memory_that_cannot_be_used_is_refused_and_the_disk_is_taken_when_it_i
 }
 
 #[tokio::test]
+async fn a_memory_that_a_resume_lost_is_told_and_never_replaced_by_the_disk_unasked() {
+    let fixture = ControlBox::start().await;
+    let id = paused(&fixture, true).await;
+    fixture.host.lose_memory(&id);
+    let late = HostError::Timeout { what: "resume".into(), limit_ms: 1 };
+    fixture.host.plan(Method::Resume, Fault::Refuse(late));
+    assert!(resume(&fixture, &id, None).await.is_err());
+    let kept = row(&fixture, &id).await.paused.unwrap();
+    assert_eq!((kept.generation, kept.memory_lost), (None, true), "the record says what there is");
+    let lost = HostError::MemoryUnusable(MemoryReason::Lost);
+    let used = fixture.control.exec(&fixture.principal, id.as_str(), command("true", &[])).await;
+    assert!(matches!(used, Err(ControlError::Host(error)) if error == lost), "a use boots nothing by itself");
+    assert_eq!(resume(&fixture, &id, Some("disk")).await.unwrap().status, SandboxStatus::Running);
+    // The same, and nobody was told: the comparison finds it.
+    fixture.control.pause_sandbox(&fixture.principal, id.as_str(), None).await.unwrap();
+    fixture.host.lose_memory(&id);
+    activate(&fixture.control).await.unwrap();
+    assert!(row(&fixture, &id).await.paused.unwrap().memory_lost);
+}
+
+#[tokio::test]
+async fn which_limit_it_was_is_told_even_to_whoever_is_faster_than_the_host() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let gate = fixture.host.hold(Method::Watch);
+    fixture.start_loops();
+    gate.reached().await;
+    fixture.host.expire(&id, Cause::Idle);
+    let looks = fixture.host.calls(Method::LatestEvent) + fixture.host.calls(Method::Resume);
+    let late = async {
+        let past = || async {
+            let now = fixture.host.calls(Method::LatestEvent) + fixture.host.calls(Method::Resume);
+            (now > looks).then_some(())
+        };
+        eventually("somebody to be faster", past).await;
+        gate.open();
+    };
+    let (resumed, ()) = tokio::join!(resume(&fixture, &id, None), late);
+    assert_eq!(resumed.unwrap().status, SandboxStatus::Running);
+    let told = crate::pause::history(&fixture, &id).await;
+    assert_eq!(told, ["created", "started", "expired", "paused", "resumed"]);
+}
+
+#[tokio::test]
 async fn a_lost_answer_and_a_crash_are_mended_by_the_comparison() {
     let mut fixture = ControlBox::start().await;
     let id = paused(&fixture, false).await;
@@ -236,6 +280,24 @@ async fn limits_are_set_at_create_changed_later_and_kept_to_by_the_host() {
     let change = LifetimeChange { timeout_sec: Some(7), ..Default::default() };
     assert!(control.update_sandbox(principal, made.id.as_str(), &change).await.is_err());
     assert_eq!(row(&fixture, &made.id).await.lifetime, changed.lifetime, "what the host refuses is put back");
+}
+
+#[tokio::test]
+async fn a_change_of_limits_that_is_overtaken_on_its_way_changes_nothing() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let to = |seconds| LifetimeChange { timeout_sec: Some(seconds), ..LifetimeChange::default() };
+    let gate = fixture.host.hold(Method::SetLifetime);
+    let (control, principal, target) = (fixture.control.clone(), fixture.principal.clone(), id.clone());
+    let older = tokio::spawn(async move { control.update_sandbox(&principal, target.as_str(), &to(7)).await });
+    gate.reached().await;
+    let newer = fixture.control.update_sandbox(&fixture.principal, id.as_str(), &to(9)).await.unwrap();
+    gate.open();
+    older.await.unwrap().unwrap();
+    assert_eq!(newer.lifetime.timeout_sec, 9);
+    assert_eq!(fixture.host.lifetime_of(&id), Some(newer.lifetime), "the older one won");
+    assert_eq!(row(&fixture, &id).await.lifetime, newer.lifetime);
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
 }
 
 #[tokio::test]

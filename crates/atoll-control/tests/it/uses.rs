@@ -1,6 +1,9 @@
 //! What keeps a sandbox alive: requests and bytes, told to the host soon (defect 34).
 
+use atoll_control::ControlError;
 use atoll_control::sandboxes::ExecInput;
+use atoll_domain::SandboxStatus;
+use atoll_domain::ttl::Cause;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
 use crate::exec::command;
@@ -21,6 +24,19 @@ async fn a_use_is_told_to_the_host_and_looking_is_none() {
     let again = || async { (fixture.host.calls(Method::Touch) >= 2).then_some(()) };
     eventually("what may not have arrived to be told again", again).await;
     assert_eq!(fixture.host.uses_of(&quiet), 0);
+}
+
+#[tokio::test]
+async fn a_ping_is_told_at_once_and_never_answered_well_by_what_is_being_paused() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    let (control, principal) = (&fixture.control, &fixture.principal);
+    // No loop runs that could tell it later.
+    control.ping_sandbox(principal, id.as_str()).await.unwrap();
+    assert_eq!(fixture.host.uses_of(&id), 1);
+    fixture.host.expire(&id, Cause::Idle);
+    let late = control.ping_sandbox(principal, id.as_str()).await;
+    assert!(matches!(late, Err(ControlError::NotRunning { status: SandboxStatus::Paused, .. })), "{late:?}");
 }
 
 #[tokio::test]

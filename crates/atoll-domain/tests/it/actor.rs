@@ -107,7 +107,10 @@ impl World {
                 Event::Booted
             }
             (Effect::Adopt, true) if self.vm => Event::Adopted,
-            (Effect::Adopt, _) => self.adopt_fails_with,
+            (Effect::Adopt, _) => {
+                self.kept |= self.adopt_fails_with == Event::FellBack;
+                self.adopt_fails_with
+            }
             (Effect::BeginPause | Effect::BeginCopy, _) if !self.vm && !self.kept => Event::Ended,
             (Effect::BeginPause, true) => {
                 self.kept = true;
@@ -164,7 +167,7 @@ fn origins() -> impl Strategy<Value = Origin> {
 }
 
 fn failures() -> impl Strategy<Value = Event> {
-    prop_oneof![Just(Event::Ended), Just(Event::TooNew), Just(Event::WorkFailed)]
+    prop_oneof![Just(Event::Ended), Just(Event::TooNew), Just(Event::WorkFailed), Just(Event::FellBack)]
 }
 
 /// The end of a VM is an event of its own only while nothing is being done to it.
@@ -259,6 +262,13 @@ fn what_has_ended_is_told_once_and_what_may_live_is_left_running() {
         assert_eq!(step(State::Adopting, event), (State::Refused, vec![]));
     }
     assert_eq!(begin(Origin::Foreign), (State::Refused, vec![]));
+}
+
+#[test]
+fn a_resume_that_failed_while_no_atoll_ran_leaves_it_paused() {
+    let (state, effects) = step(State::Adopting, Event::FellBack);
+    assert_eq!((state, effects), (State::Settling, vec![Effect::CreateDone, Effect::Settle]));
+    assert_eq!(step(state, Event::Settled), (State::Paused, vec![Effect::TellPaused]));
 }
 
 #[test]

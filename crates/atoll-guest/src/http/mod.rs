@@ -60,8 +60,6 @@ const HEAD_BYTES: usize = 64 * 1024;
 const PROBE_AFTER: u32 = 60;
 const PROBE_EVERY: u32 = 15;
 const PROBES: u32 = 4;
-/// Data that nobody acknowledges ends a connection after this, in milliseconds.
-const UNACKNOWLEDGED: u32 = 120_000;
 
 /// A connection's number, counted up.
 pub(crate) type ConnectionId = u64;
@@ -135,13 +133,16 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
 }
 
 /// What fails here is only slower, or noticed later.
+///
+/// No TCP_USER_TIMEOUT: it counts the time in which a peer's window is closed as well, though the peer answers every
+/// probe, and so would end the stream of a reader that is only slow. A peer that is gone answers neither these probes
+/// nor those of a closed window, and the kernel gives it up; one of an earlier life is closed by `/init`.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
     let _ = setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER);
     let _ = setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY);
     let _ = setsockopt(stream, sockopt::TcpKeepCount, &PROBES);
-    let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED);
 }
 
 /// Serves one connection until it ends, or belongs to the past.

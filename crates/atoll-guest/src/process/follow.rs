@@ -24,6 +24,8 @@ use super::{
 pub(crate) struct Wishes {
     /// It knows Atoll's own fields: offsets, gaps, the signal.
     pub(crate) offsets: bool,
+    /// The process was there before: it is told so.
+    pub(crate) known: bool,
     /// How long silence may last.
     pub(crate) keepalive: Duration,
     /// When the stream ends whatever happens: the caller's own deadline.
@@ -65,6 +67,7 @@ impl Follow {
                 let start = events::StartEvent {
                     pid: self.reader.record().pid,
                     offset: self.wishes.offsets.then(|| self.reader.at()),
+                    known: self.wishes.known.then_some(true),
                     ..Default::default()
                 };
                 Some(Ok(event(start)))
@@ -93,7 +96,7 @@ impl Follow {
             Err(_) => Ok(event(events::KeepAlive::default())),
             Ok(News::Output(Piece::Gap { bytes, .. })) if !self.wishes.offsets => {
                 self.phase = Phase::Over;
-                let message = format!("{bytes} bytes of output are gone: this reader took nothing for too long");
+                let message = format!("{bytes} bytes of output are gone: this reader was too slow and knows no gaps");
                 Err(ConnectError::resource_exhausted(message))
             }
             Ok(News::Output(piece)) => Ok(self.output(piece)),

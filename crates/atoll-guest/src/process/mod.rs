@@ -7,6 +7,7 @@
 
 pub(crate) mod child;
 mod follow;
+mod input;
 mod launch;
 mod record;
 mod ring;

@@ -1,17 +1,17 @@
 //! One process as the agent knows it: output, readers, input, end.
 //!
-//! How it works: output never waits for a reader who can be told of gaps: the ring is all that is kept, and who is slower
-//! than that sees a gap. Waited for is only who asks ([`Pace::Waited`]: a pipe's reader, who wants every byte) and who
-//! knows no gaps (a client without Atoll's fields): when such a reader is half a ring behind, reading the process's
-//! output waits for it, at most [`PATIENCE`] without a move; then the process goes on without it until it has taken a
-//! quarter of a ring.
+//! How it works: output never waits for a reader that did not ask for it. Who can be told of gaps has the ring, and sees a
+//! gap when it is slower than that; for who knows no gaps (a client without Atoll's fields) the ring holds more, and a
+//! stream that is slower than that ends. Waited for is only who asks ([`Pace::Waited`]: a pipe's reader, who wants every
+//! byte): when such a reader is half a ring behind, reading the process's output waits for it, at most [`PATIENCE`]
+//! without a move; then the process goes on without it until it has taken a quarter of a ring.
+//!
+//! Of a process that has ended a while ago only its end is kept ([`Record::fade`]), and what its readers still read.
 //!
 //! Deliberately absent: output on disk.
 
 use std::{
     collections::BTreeMap,
-    io,
-    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,14 +20,14 @@ use std::{
 };
 
 use tokio::{
-    io::unix::AsyncFd,
-    sync::{Mutex as AsyncMutex, Notify, watch},
+    sync::{Notify, watch},
     time::timeout,
 };
 
 use super::{
     child::{self, Exit},
-    ring::{Piece, Ring, Source},
+    input::Input,
+    ring::{Piece, Ring, Room, Source},
 };
 use crate::error::AgentError;
 
@@ -36,7 +36,7 @@ use crate::error::AgentError;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was asked to run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Config {
     pub(crate) cmd: String,
     pub(crate) args: Vec<String>,
@@ -51,18 +51,26 @@ pub(crate) struct End {
     pub(crate) timed_out: bool,
 }
 
-/// Where a process's input goes.
-pub(crate) enum Input {
-    None,
-    Pipe(AsyncMutex<Option<AsyncFd<OwnedFd>>>),
-    Terminal(Arc<AsyncFd<OwnedFd>>),
+/// What a process was started as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// By which it is found.
+    pub(crate) tag: Option<String>,
+    /// Which operation of the host started it: the same one again finds it instead of starting another.
+    pub(crate) operation: Option<String>,
+}
+
+impl Names {
+    /// How many bytes they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tag.as_ref().map_or(0, String::len) + self.operation.as_ref().map_or(0, String::len)
+    }
 }
 
 /// A process that was started here.
 pub(crate) struct Record {
     pub(crate) pid: u32,
-    pub(crate) tag: Option<String>,
-    pub(crate) config: Config,
+    pub(crate) names: Names,
     pub(crate) input: Input,
     shared: Mutex<Shared>,
     changed: watch::Sender<()>,
@@ -75,11 +83,22 @@ pub(crate) struct Record {
 }
 
 struct Shared {
+    /// Nobody asks for it after the end.
+    config: Option<Config>,
     ring: Ring,
     readers: BTreeMap<u64, Mark>,
     end: Option<End>,
     /// The pid is free again and may be somebody else's.
     reaped: bool,
+    /// Its output is kept for the readers that it has, and for no other.
+    faded: bool,
+}
+
+impl Shared {
+    /// From where on a reader that knows no gaps needs everything.
+    fn needed(&self) -> Option<u64> {
+        self.readers.values().filter(|mark| mark.pace == Pace::Kept).map(|mark| mark.at).min()
+    }
 }
 
 /// Whether a process waits for a reader.
@@ -87,6 +106,8 @@ struct Shared {
 pub(crate) enum Pace {
     /// Never: the reader is told what it missed.
     Free,
+    /// Never: more is kept for it, and its stream ends where that is not enough.
+    Kept,
     /// As long as it moves.
     Waited,
 }
@@ -101,17 +122,18 @@ struct Mark {
 }
 
 impl Record {
-    pub(crate) fn new(pid: u32, tag: Option<String>, config: Config, input: Input, capacity: usize) -> Self {
+    pub(crate) fn new(pid: u32, names: Names, config: Config, input: Input, room: Room) -> Self {
         Self {
             pid,
-            tag,
-            config,
+            names,
             input,
             shared: Mutex::new(Shared {
-                ring: Ring::new(capacity),
+                config: Some(config),
+                ring: Ring::new(room),
                 readers: BTreeMap::new(),
                 end: None,
                 reaped: false,
+                faded: false,
             }),
             changed: watch::Sender::new(()),
             drained: Notify::new(),
@@ -135,6 +157,11 @@ impl Record {
         (shared.ring.held(), shared.ring.end())
     }
 
+    /// What was asked to run; nothing once it has ended.
+    pub(crate) fn config(&self) -> Option<Config> {
+        self.lock().config.clone()
+    }
+
     pub(crate) fn is_held_back(&self) -> bool {
         self.held_back.load(Ordering::Relaxed)
     }
@@ -144,7 +171,10 @@ impl Record {
         if self.closed.load(Ordering::Relaxed) {
             return;
         }
-        self.lock().ring.push(source, bytes);
+        let mut shared = self.lock();
+        let needed = shared.needed();
+        shared.ring.push(source, bytes, needed);
+        drop(shared);
         self.changed.send_replace(());
     }
 
@@ -160,8 +190,22 @@ impl Record {
     /// Says that the process has ended. Later output is thrown away.
     pub(crate) fn finish(&self, end: End) {
         self.closed.store(true, Ordering::Relaxed);
-        self.lock().end = Some(end);
+        let mut shared = self.lock();
+        shared.end = Some(end);
+        shared.config = None;
+        drop(shared);
         self.changed.send_replace(());
+    }
+
+    /// Lets go of everything but the end: output, once those who read it now have it, and the way in.
+    pub(crate) fn fade(&self) {
+        let mut shared = self.lock();
+        shared.faded = true;
+        if shared.readers.is_empty() {
+            shared.ring.clear();
+        }
+        drop(shared);
+        self.input.let_go();
     }
 
     /// Waits until every reader that is to be waited for, and moves, is less than half a ring behind.
@@ -233,67 +277,6 @@ impl Record {
             _ => AgentError::io("sending the signal", source),
         })
     }
-
-    /// Changes the terminal's size.
-    pub(crate) fn resize(&self, cols: u16, rows: u16) -> Result<(), AgentError> {
-        let Input::Terminal(master) = &self.input else {
-            return Err(AgentError::Conflict(format!("process {} has no terminal", self.pid)));
-        };
-        child::resize(master.get_ref(), cols, rows).map_err(|source| AgentError::io("resizing the terminal", source))
-    }
-
-    /// Writes input, all of it, waiting as long as the process does not read.
-    pub(crate) async fn write(&self, bytes: &[u8], terminal: bool) -> Result<(), AgentError> {
-        let failed =
-            |source| AgentError::Io { what: format!("process {} no longer reads its input", self.pid), source };
-        match (&self.input, terminal) {
-            (Input::Terminal(master), true) => write_all(master, bytes).await.map_err(failed),
-            (Input::Pipe(pipe), false) => match pipe.lock().await.as_ref() {
-                Some(pipe) => write_all(pipe, bytes).await.map_err(failed),
-                None => Err(self.no_stdin()),
-            },
-            (Input::None, false) => Err(self.no_stdin()),
-            (Input::Terminal(_), false) => {
-                Err(AgentError::Conflict(format!("process {} has a terminal; send `pty` input", self.pid)))
-            }
-            (_, true) => Err(AgentError::Conflict(format!("process {} has no terminal", self.pid))),
-        }
-    }
-
-    fn no_stdin(&self) -> AgentError {
-        AgentError::Conflict(format!("standard input of process {} is closed", self.pid))
-    }
-
-    /// Closes standard input.
-    pub(crate) async fn close_input(&self) -> Result<(), AgentError> {
-        match &self.input {
-            Input::Pipe(pipe) => {
-                pipe.lock().await.take();
-                Ok(())
-            }
-            Input::None => Ok(()),
-            Input::Terminal(_) => {
-                Err(AgentError::Conflict(format!("process {} has a terminal, which has no input to close", self.pid)))
-            }
-        }
-    }
-}
-
-async fn write_all(target: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let mut guard = target.writable().await?;
-        // A terminal that nobody has open any more is full for ever, and says at once that it can be written to.
-        let closed = guard.ready().is_write_closed();
-        match guard.try_io(|target| nix::unistd::write(target.get_ref(), bytes).map_err(io::Error::from)) {
-            Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(Ok(written)) => bytes = &bytes[written..],
-            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_would_block) if closed => return Err(io::ErrorKind::BrokenPipe.into()),
-            Err(_would_block) => {}
-        }
-    }
-    Ok(())
 }
 
 /// Somebody who follows a process. Dropping it costs the process nothing.
@@ -352,7 +335,14 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.record.lock().readers.remove(&self.id);
+        let mut shared = self.record.lock();
+        shared.readers.remove(&self.id);
+        let needed = shared.needed();
+        shared.ring.forget(needed);
+        if shared.faded && shared.readers.is_empty() {
+            shared.ring.clear();
+        }
+        drop(shared);
         self.record.drained.notify_one();
     }
 }
@@ -364,10 +354,12 @@ mod tests {
     use super::*;
 
     const CAPACITY: usize = 1 << 20;
+    const SLACK: usize = 4 << 20;
 
     fn record() -> Arc<Record> {
         let config = Config { cmd: "x".into(), args: Vec::new(), envs: BTreeMap::new(), cwd: None };
-        Arc::new(Record::new(1, None, config, Input::None, CAPACITY))
+        let room = Room { capacity: CAPACITY, slack: SLACK };
+        Arc::new(Record::new(1, Names::default(), config, Input::none(), room))
     }
 
     /// Writes as `tend` does; false when that would have to wait.
@@ -400,6 +392,35 @@ mod tests {
         let (bytes, missed) = read(&mut stalled);
         assert_eq!(bytes + missed, 100 << 20);
         assert!(bytes >= CAPACITY as u64, "the last MiB is kept, {bytes} came");
+    }
+
+    #[test]
+    fn one_that_knows_no_gaps_holds_nothing_back_either_and_more_is_kept_for_it() {
+        let record = record();
+        let mut plain = record.reader(Some(0), Pace::Kept);
+        assert!(write(&record, SLACK), "the process would have waited");
+        assert_eq!(read(&mut plain), (SLACK as u64, 0));
+        assert!(write(&record, 100 << 20), "the process would have waited");
+        let (bytes, missed) = read(&mut plain);
+        assert_eq!(bytes + missed, 100 << 20);
+        assert!(bytes >= SLACK as u64 && missed > 0, "{bytes} bytes were kept");
+        drop(plain);
+        assert!(record.output().0 <= CAPACITY + 2 * crate::process::ring::PIECE, "{:?}", record.output());
+    }
+
+    #[test]
+    fn what_has_faded_is_a_gap_and_an_end_and_its_readers_lose_nothing() {
+        let record = record();
+        let mut reader = record.reader(Some(0), Pace::Free);
+        assert!(write(&record, 8192));
+        record.finish(End { exit: Exit::Code(3), timed_out: false });
+        record.fade();
+        assert_eq!(read(&mut reader), (8192, 0), "it had come before");
+        drop(reader);
+        let mut late = record.reader(Some(0), Pace::Free);
+        assert_eq!(read(&mut late), (0, 8192));
+        assert!(matches!(late.next().now_or_never(), Some(News::End(End { exit: Exit::Code(3), .. }))));
+        assert_eq!(record.output(), (0, 8192));
     }
 
     #[tokio::test]

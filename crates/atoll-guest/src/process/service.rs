@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 
 use super::{
     follow::{Wishes, follow},
-    record::{Config, Pace, Record},
+    record::{Config, Names, Pace, Record},
     start::{self, Request},
     table::{Selector, Table},
 };
@@ -35,9 +35,23 @@ fn selector(selector: wire::ProcessSelector) -> Result<Selector, AgentError> {
     }
 }
 
-/// Who knows no gaps cannot be told what it missed, so the process waits for it too.
+/// Waited for is only who asks. Who knows no gaps cannot be told what it missed, so more is kept for it.
 fn pace(offsets: bool, backpressure: Option<bool>) -> Pace {
-    if offsets && !backpressure.unwrap_or(false) { Pace::Free } else { Pace::Waited }
+    match (backpressure, offsets) {
+        (Some(true), _) => Pace::Waited,
+        (_, true) => Pace::Free,
+        (_, false) => Pace::Kept,
+    }
+}
+
+/// Most bytes of an operation's name.
+const OPERATION: usize = 256;
+
+fn names(tag: Option<String>, operation: Option<String>) -> Result<Names, AgentError> {
+    if operation.as_ref().is_some_and(|operation| operation.is_empty() || operation.len() > OPERATION) {
+        return Err(AgentError::Invalid(format!("operation must have 1 to {OPERATION} bytes")));
+    }
+    Ok(Names { tag: tag.filter(|tag| !tag.is_empty()), operation })
 }
 
 fn terminal_size(pty: wire::PTY) -> (u16, u16) {
@@ -50,15 +64,15 @@ fn terminal_size(pty: wire::PTY) -> (u16, u16) {
 }
 
 fn to_info(record: &Record) -> wire::ProcessInfo {
-    let config = &record.config;
+    let config = record.config().unwrap_or_default();
     wire::ProcessInfo {
         pid: record.pid,
-        tag: record.tag.clone(),
+        tag: record.names.tag.clone(),
         config: wire::ProcessConfig {
-            cmd: config.cmd.clone(),
-            args: config.args.clone(),
-            envs: config.envs.clone().into_iter().collect(),
-            cwd: config.cwd.clone(),
+            cmd: config.cmd,
+            args: config.args,
+            envs: config.envs.into_iter().collect(),
+            cwd: config.cwd,
             ..Default::default()
         }
         .into(),
@@ -77,7 +91,7 @@ impl ProcessService {
                 cwd: config.cwd,
             },
             user: identity::user(&self.settings, ctx.headers())?,
-            tag: start.tag,
+            names: names(start.tag, start.operation)?,
             stdin: start.stdin.unwrap_or(true),
             terminal: start.pty.into_option().map(terminal_size),
             deadline: ctx.deadline(),
@@ -86,8 +100,8 @@ impl ProcessService {
 
     async fn input(&self, record: &Record, input: Option<wire::ProcessInput>) -> Result<(), AgentError> {
         match input.and_then(|input| input.input) {
-            Some(process_input::Input::Stdin(bytes)) => record.write(&bytes, false).await,
-            Some(process_input::Input::Pty(bytes)) => record.write(&bytes, true).await,
+            Some(process_input::Input::Stdin(bytes)) => record.input.write(record.pid, &bytes, false).await,
+            Some(process_input::Input::Pty(bytes)) => record.input.write(record.pid, &bytes, true).await,
             None => Err(AgentError::Invalid("input holds neither stdin nor pty".into())),
         }
     }
@@ -124,8 +138,14 @@ impl wire::Process for ProcessService {
             .await
             .map_err(|_| ConnectError::internal("starting the process was interrupted"))??;
         let events = follow(
-            started.reader(Some(0), pace),
-            Wishes { offsets, keepalive: identity::keepalive(&ctx), deadline: None, owns_deadline: true },
+            started.record.reader(Some(0), pace),
+            Wishes {
+                offsets,
+                known: started.before,
+                keepalive: identity::keepalive(&ctx),
+                deadline: None,
+                owns_deadline: true,
+            },
         );
         Ok(Response::stream(
             events.map(|event| event.map(|event| wire::StartResponse { event: event.into(), ..Default::default() })),
@@ -143,6 +163,7 @@ impl wire::Process for ProcessService {
             record.reader(message.offset, pace(message.offset.is_some(), message.backpressure)),
             Wishes {
                 offsets: message.offset.is_some(),
+                known: false,
                 keepalive: identity::keepalive(&ctx),
                 deadline: ctx.deadline(),
                 owns_deadline: false,
@@ -163,7 +184,7 @@ impl wire::Process for ProcessService {
         let record = self.table.find_running(&selector)?;
         if let Some(pty) = message.pty.into_option() {
             let (cols, rows) = terminal_size(pty);
-            record.resize(cols, rows)?;
+            record.input.resize(record.pid, cols, rows)?;
         }
         Response::ok(wire::UpdateResponse::default())
     }
@@ -229,7 +250,8 @@ impl wire::Process for ProcessService {
     ) -> ServiceResult<wire::CloseStdinResponse> {
         let message = request.to_owned_message();
         let selector = selector(message.process.into_option().unwrap_or_default())?;
-        self.table.find_running(&selector)?.close_input().await?;
+        let record = self.table.find_running(&selector)?;
+        record.input.close(record.pid).await?;
         Response::ok(wire::CloseStdinResponse::default())
     }
 }

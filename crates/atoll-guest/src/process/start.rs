@@ -1,7 +1,8 @@
 //! From a request to a running process.
 //!
-//! How it works: user, directory, environment and candidates of the program are settled first; then pipes or a
-//! terminal, a group, the fork, and a task that owns the child.
+//! How it works: its names are claimed, or its operation has made a process already and that is the answer. User,
+//! directory, environment and candidates of the program are settled then; last pipes or a terminal, a group, the fork,
+//! and a task that owns the child.
 //!
 //! Deliberately absent: a shell.
 
@@ -20,10 +21,11 @@ use tokio::io::{AsyncReadExt, Interest, unix::AsyncFd};
 
 use super::{
     child::{self, Child},
+    input::Input,
     launch::{self, Launch, Stage},
-    record::{Config, Input, Record},
+    record::{Config, Names, Record},
     ring::Source,
-    table::Table,
+    table::{Claim, Table},
     tend::{self, Output, Tended},
 };
 use crate::{cgroup::Group, error::AgentError, paths, settings::Settings, users::User};
@@ -35,7 +37,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(crate) struct Request {
     pub(crate) config: Config,
     pub(crate) user: User,
-    pub(crate) tag: Option<String>,
+    pub(crate) names: Names,
     pub(crate) stdin: bool,
     /// Columns and rows.
     pub(crate) terminal: Option<(u16, u16)>,
@@ -43,13 +45,26 @@ pub(crate) struct Request {
     pub(crate) deadline: Option<Instant>,
 }
 
+/// A process, and whether an earlier request of the same operation has started it.
+pub(crate) struct Started {
+    pub(crate) record: Arc<Record>,
+    pub(crate) before: bool,
+}
+
 /// Starts a process and leaves a task behind that owns it.
-pub(crate) async fn start(
-    table: &Arc<Table>,
-    settings: &Settings,
-    request: Request,
-) -> Result<Arc<Record>, AgentError> {
-    let capacity = table.admit(settings.output_bytes())?;
+pub(crate) async fn start(table: &Arc<Table>, settings: &Settings, request: Request) -> Result<Started, AgentError> {
+    match table.claim(&request.names).await? {
+        Claim::Known(record) => Ok(Started { record, before: true }),
+        // Held until the process is in the table, or is not.
+        Claim::New(_claimed) => {
+            let record = make(table, settings, request).await?;
+            Ok(Started { record, before: false })
+        }
+    }
+}
+
+async fn make(table: &Arc<Table>, settings: &Settings, request: Request) -> Result<Arc<Record>, AgentError> {
+    let room = table.admit(settings.output_bytes())?;
     let environment = environment(settings, &request);
     let cwd = directory(settings, &request)?;
     let stdio = Stdio::open(&request)?;
@@ -68,7 +83,7 @@ pub(crate) async fn start(
     };
     let (child, pid) = run(&launch, &request.config, &cwd).await?;
     drop(launch);
-    let record = Arc::new(Record::new(pid, request.tag, request.config, stdio.input, capacity));
+    let record = Arc::new(Record::new(pid, request.names, request.config, stdio.input, room));
     table.add(Arc::clone(&record));
     table.tasks.spawn(tend::tend(Tended {
         table: Arc::clone(table),
@@ -200,9 +215,9 @@ impl Stdio {
         let (child_in, input) = if stdin {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             let write = watched(write, Interest::WRITABLE)?;
-            (read, Input::Pipe(tokio::sync::Mutex::new(Some(write))))
+            (read, Input::pipe(write))
         } else {
-            (std::fs::File::open("/dev/null")?.into(), Input::None)
+            (std::fs::File::open("/dev/null")?.into(), Input::none())
         };
         Ok(Self {
             child: [child_in, out_write, err_write],
@@ -219,7 +234,7 @@ impl Stdio {
         let master = Arc::new(watched(master, Interest::READABLE | Interest::WRITABLE)?);
         Ok(Self {
             child: [slave.try_clone()?, slave.try_clone()?, slave],
-            input: Input::Terminal(Arc::clone(&master)),
+            input: Input::terminal(Arc::clone(&master)),
             outputs: vec![Output::new(Source::Pty, master)],
         })
     }

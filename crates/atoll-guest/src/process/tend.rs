@@ -32,7 +32,7 @@ use crate::cgroup::Group;
 const EOF_GRACE: Duration = Duration::from_millis(50);
 /// How often it waits so when more output keeps coming.
 const EOF_ROUNDS: u32 = 20;
-/// How long an ended process can still be asked about.
+/// How long the output of an ended process can still be asked for.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Everything that belongs to one running process.
@@ -58,7 +58,7 @@ impl Output {
     }
 }
 
-/// Owns a process from its start to the moment nobody asks about it any more.
+/// Owns a process from its start to the moment nobody asks for its output any more.
 pub(crate) async fn tend(tended: Tended) {
     let Tended { table, record, child, outputs, deadline, group } = tended;
     let copied = Arc::clone(&record);
@@ -91,16 +91,16 @@ pub(crate) async fn tend(tended: Tended) {
     if let Some(group) = group {
         table.groups.leave(group);
     }
-    let forget = async {
+    let fade = async {
         sleep(REMEMBERED).await;
-        table.forget(&record);
+        table.fade(&record);
     };
     let rest = async {
         if !copied_all {
             copying.await;
         }
     };
-    tokio::join!(forget, rest);
+    tokio::join!(fade, rest);
 }
 
 async fn until(deadline: Option<Instant>) {

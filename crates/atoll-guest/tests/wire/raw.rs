@@ -1,5 +1,5 @@
-//! The wire as clients of other makers see it: JSON, forms, signed URLs, gzip. Spoken
-//! by hand, so that nothing of our own client can hide a mistake. Needs root.
+//! The wire as clients of other makers see it: JSON, forms, gzip. Spoken by hand, so that
+//! nothing of our own client can hide a mistake. Needs root.
 
 use std::{
     collections::BTreeMap,
@@ -8,23 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
-};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::support::{Agent, TOKEN, init};
+use crate::support::Agent;
 
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&self.body)))
     }
 
@@ -42,7 +38,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own.
-fn request(agent: &Agent, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub(crate) fn request(agent: &Agent, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(&agent.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut head = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
@@ -306,32 +302,6 @@ fn what_is_noted_about_a_file_travels_with_it() {
     assert_eq!(stat(&to), Value::Null);
     let large = "v".repeat(5000);
     assert_eq!(request(&agent, &target, &[kind, ("X-Metadata-Large", &large)], b"z").status, 400);
-}
-
-#[tokio::test]
-async fn a_signed_url_opens_one_file_for_one_purpose() {
-    let agent = Agent::start();
-    agent.client().init(&init()).await.unwrap();
-    let path = agent.path("signed");
-    std::fs::write(&path, "content").unwrap();
-    let sign = |operation: &str, expiration: &str| {
-        let text = format!("{path}:{operation}:root:{TOKEN}{expiration}");
-        let signature = format!("v1_{}", STANDARD_NO_PAD.encode(Sha256::digest(text)));
-        signature.replace('+', "%2B").replace('/', "%2F")
-    };
-    let get = |signature: &str, more: &str| {
-        let line = format!("GET /files?path={path}&username=root&signature={signature}{more}");
-        request(&agent, &line, &[], b"")
-    };
-    let answer = get(&sign("read", ""), "");
-    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"content"[..]));
-    let later = "4000000000";
-    assert_eq!(get(&sign("read", &format!(":{later}")), &format!("&signature_expiration={later}")).status, 200);
-    let answer = get(&sign("read", ":1000"), "&signature_expiration=1000");
-    assert_eq!(answer.json(), json!({"code": 401, "message": "signature is already expired"}));
-    assert_eq!(get(&sign("read", ""), &format!("&signature_expiration={later}")).status, 401);
-    assert_eq!(get(&sign("write", ""), "").status, 401);
-    assert_eq!(get("v1_nonsense", "").status, 401);
 }
 
 /// Polls a watcher until it has told so many events.

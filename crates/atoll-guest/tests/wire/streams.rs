@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use atoll_guest_client::{
-    ChangeKind, Code, GuestError, InitRequest, ProcessEvent, ProcessStream, PtySize, Selector, WatchEvent, WatchStream,
+    ChangeKind, Code, GuestError, InitRequest, Limits, ProcessEvent, ProcessStream, PtySize, Selector, WatchEvent,
+    WatchStream,
 };
 
 use sha2::Digest;
@@ -68,6 +69,33 @@ async fn input_that_a_process_does_not_take_waits_without_memory() {
     assert_eq!(outcome(&mut stream).await.unwrap().signal, Some(9));
     let error = input.finish().await.unwrap_err();
     assert!(matches!(error, GuestError::Rejected { .. } | GuestError::Protocol(_)), "{error}");
+}
+
+#[tokio::test]
+async fn input_for_a_process_that_reads_late_arrives_whole() {
+    let agent = Agent::start();
+    let client = agent.client();
+    let mark = agent.path("read-now");
+    let mut start = shell(&format!("until [ -e {mark} ]; do sleep 0.02; done; exec sha256sum"));
+    start.stdin = true;
+    let (mut stream, pid) = started(&client, &start).await;
+    // Far less than it is waited for below: what the agent says must be heard so often, what a process takes need not.
+    let limits = Limits { keepalive: Duration::from_millis(100), idle: Duration::from_hours(1), ..Limits::default() };
+    let mut input = agent.client_with(None, limits).open_input(&Selector::Pid(pid), false).unwrap();
+    let piece: Vec<u8> = (0..1_000_003_u32).map(|i| (i % 251) as u8).collect();
+    let all = piece.repeat(16);
+    {
+        let mut sending = std::pin::pin!(input.send(&all));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut sending).await;
+        assert!(early.is_err(), "nobody reads, and yet it ended: {early:?}");
+        std::fs::write(&mark, "").unwrap();
+        sending.await.unwrap();
+    }
+    input.finish().await.unwrap();
+    client.close_stdin(&Selector::Pid(pid)).await.unwrap();
+    let done = outcome(&mut stream).await.unwrap();
+    let wanted: String = sha2::Sha256::digest(&all).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(String::from_utf8_lossy(&done.stdout).starts_with(&wanted));
 }
 
 #[tokio::test]
@@ -156,7 +184,7 @@ async fn how_much_output_is_kept_is_the_hosts_to_say() {
     let agent = Agent::start();
     let small = InitRequest { output_bytes: Some(100_000), ..init() };
     agent.client().init(&small).await.unwrap();
-    let client = agent.client_with(Some(TOKEN), atoll_guest_client::Limits::default());
+    let client = agent.client_with(Some(TOKEN), Limits::default());
     let (stream, pid) = started(&client, &shell("head -c 1000000 /dev/zero")).await;
     drop(stream);
     let mut late = client.connect(&Selector::Pid(pid), 0).await.unwrap();

@@ -6,6 +6,9 @@
 //! killed by the release. One that speaks a newer protocol, or was started from a newer spec, or whose agent is newer, is left
 //! running, and so is one that cannot be claimed or repaired now: nothing that may live is ended on a guess.
 //!
+//! Its slot is claimed again before that, as the claims may have been wiped. One whose VM ended in a resume that had not come to its
+//! end is paused again, with its disk alone.
+//!
 //! Deliberately absent: asking the guest. A VM that stands still because the disk is full is adopted like any other.
 
 use std::fs::File;
@@ -18,6 +21,7 @@ use atoll_domain::host::{HostError, HostEventKind, SandboxSecrets};
 use atoll_keeper::client::{ClientError, Connected, KeeperProcess, connect};
 use atoll_keeper::protocol::State;
 use atoll_keeper::{KeeperError, KeeperSpec};
+use atoll_net::NetError;
 use nix::errno::Errno;
 
 use super::vmm::{self, Alive};
@@ -28,6 +32,7 @@ use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
 use crate::history::History;
 use crate::journal::{self, Base, Entry, Processes};
+use crate::recovery;
 
 /// Said of a VM that is stopped because its disk is full.
 pub(super) const DISK_FULL: &str = "disk_full";
@@ -39,7 +44,26 @@ const SPACE_POLL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: Context) -> Finished {
     let adopted = async { Ok(adopt(&context).await.unwrap_or_else(|adoption| adoption)) };
-    Finished::Adopted(context.or_cancelled(adopted).await.unwrap_or_else(Adoption::Failed))
+    match context.or_cancelled(adopted).await.unwrap_or_else(Adoption::Failed) {
+        Adoption::Ended(why) => Finished::Adopted(fall_back(&context, why).await),
+        other => Finished::Adopted(other),
+    }
+}
+
+/// What has ended in a resume of which nobody was told falls back to its disk, as it does when the Atoll that resumes it sees the end.
+async fn fall_back(context: &Context, why: String) -> Adoption {
+    let fallen = async {
+        let history = context.history().await?;
+        let Some(kept) = history.fallen_back() else { return Ok(None) };
+        context.journal(Entry::Paused(Box::new(kept.clone()))).await?;
+        let call = context.history().await?.call();
+        Ok::<_, HostError>(call.map(|call| (call, kept)))
+    };
+    match fallen.await {
+        Ok(Some((call, kept))) => Adoption::FellBack(call, Box::new(kept)),
+        Ok(None) => Adoption::Ended(why),
+        Err(error) => Adoption::Failed(error),
+    }
 }
 
 async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
@@ -61,6 +85,7 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     let connected = connect(&context.dir, context.spec.id.as_str()).await.map_err(from_connect)?;
     let state = connected.client.state().await.map_err(gone)?;
     compare(written, &state, connected.pid)?;
+    claim_slot(context).await?;
     claim(context, &connected, &state).await?;
     let process = KeeperProcess::found(state.keeper_pid).map_err(from_found)?;
     let secrets = secrets_of(connected.client.secrets().await.map_err(gone)?)?;
@@ -162,6 +187,23 @@ async fn claim(context: &Context, connected: &Connected, state: &State) -> Resul
     connected.client.claim(number).await.map_err(gone)?;
     Step::Adopt.after();
     Ok(())
+}
+
+/// The number that addresses, uid and names follow from is this sandbox's also when the claims were wiped. One that was given to somebody
+/// else meanwhile is nobody's to use: the VM is left as it is.
+async fn claim_slot(context: &Context) -> Result<(), Adoption> {
+    let (shared, id, dir) = (context.shared.clone(), context.spec.id.clone(), context.dir.clone());
+    let claimed = tokio::task::spawn_blocking(move || match recovery::slot_of_keeper(&dir) {
+        Some(slot) => shared.slots.claim_again(&shared.net.instance, &id, slot),
+        // Its spec cannot be read, and it was claimed long ago.
+        None => Ok(()),
+    });
+    claimed.await.map_err(|e| Adoption::Failed(join_failed(e)))?.map_err(|error| match error {
+        taken @ NetError::SlotTaken { .. } => {
+            Adoption::Failed(HostError::WrongState { state: format!("without its place on the network: {taken}") })
+        }
+        other => Adoption::Failed(failed(&other)),
+    })
 }
 
 /// Tells what happened to the disk while no Atoll ran.

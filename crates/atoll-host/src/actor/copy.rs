@@ -26,8 +26,9 @@ use crate::Step;
 use crate::dial::Sockets;
 use crate::error::{failed, from_client, join_failed};
 use crate::journal::Sources;
-use crate::objects::{SOURCES, STATE};
+use crate::objects::STATE;
 use crate::ready::Ready;
+use crate::whole;
 
 /// From the device's new size to the file system's.
 const GROW_LIMIT: Duration = Duration::from_secs(20);
@@ -80,8 +81,7 @@ async fn read(context: &Context, object: &ObjectId) -> Result<(Manifest, Sources
     let (objects, id) = (Arc::clone(&context.shared.objects), object.clone());
     let read = tokio::task::spawn_blocking(move || {
         let manifest = objects.manifest(&id)?;
-        let text = std::fs::read(objects.path(&id).join(SOURCES)).map_err(|e| failed(&e))?;
-        let sources: Sources = serde_json::from_slice(&text).map_err(|e| failed(&e))?;
+        let sources = whole::sources(&objects.path(&id), &id, &manifest)?;
         Ok((manifest, sources))
     });
     read.await.map_err(join_failed)?

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use atoll_domain::host::{HostError, MakeTemplate, TemplateFacts};
 use atoll_domain::objects::{Holder, ObjectId};
-use atoll_domain::snapshot::{Digest, FORMAT, Manifest, MemoryReason, Part, Parts, Platform};
+use atoll_domain::snapshot::{Digest, FORMAT, Manifest, Part, Parts, Platform};
 use atoll_guest_client::PrepareRequest;
 use atoll_keeper::client::{DIFF_FILE, SnapshotFiles};
 use atoll_keeper::memory::Digest as KeeperDigest;
@@ -24,9 +24,10 @@ use atoll_keeper::protocol::{Event, Snapshot, Then};
 use tokio::time::timeout;
 
 use super::flattening::Flattening;
+use super::going_on::{self, Thawing};
 use super::vmm::{self, Alive};
-use super::work::{Context, Finished};
-use super::{exit_reason, pausing};
+use super::work::{self, Context, Finished};
+use super::{exit_reason, pausing, resuming};
 use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Kept, Sources};
@@ -42,14 +43,21 @@ pub(super) struct CopyOutcome {
     /// What is kept of a paused one; a flattening that ended meanwhile has changed it.
     pub(super) kept: Option<Box<Kept>>,
     pub(super) result: Result<TemplateFacts, HostError>,
+    /// Its user code, if that still stands still.
+    pub(super) thawing: Thawing,
     /// Why the VM is gone, if it is.
     pub(super) ended: Option<String>,
 }
 
 /// Of a running sandbox, which runs on.
-pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: MakeTemplate) -> Finished {
+pub(super) async fn of_running(
+    context: Context,
+    mut alive: Box<Alive>,
+    order: MakeTemplate,
+    mut thawing: Thawing,
+) -> Finished {
     let result = once(&context, &order, async |object, path| {
-        let (sources, taken, stood_still) = take(&context, &mut alive, &object, path).await?;
+        let (sources, taken, stood_still) = take(&context, &mut alive, &object, path, &mut thawing).await?;
         let ready = context.shared.ready().await?;
         let parts = Raw {
             platform: context.platform(&ready, &sources),
@@ -57,18 +65,24 @@ pub(super) async fn of_running(context: Context, mut alive: Box<Alive>, order: M
             diff: Some((path.join(DIFF_FILE), Digest(taken.diff_digest.0))),
             sources,
         };
-        let bytes = finish(&context, &object, path, parts).await?;
+        let bytes = tokio::select! {
+            bytes = finish(&context, &object, path, parts) => bytes?,
+            never = &mut thawing => match never {},
+        };
         Ok((bytes, stood_still))
     })
     .await;
     let mut ended = None;
     let vm = alive.vm();
     if result.is_err() {
-        ended = pausing::go_on(&context, &vm).await.err();
+        match going_on::go_on(&context, &vm).await {
+            Ok(still) => thawing = still,
+            Err(why) => ended = Some(why),
+        }
     } else if let Ok(state) = vm.keeper.state().await {
         ended = state.exited.map(exit_reason);
     }
-    Finished::Copied(CopyOutcome { alive: Some(alive), kept: None, result, ended })
+    Finished::Copied(CopyOutcome { alive: Some(alive), kept: None, result, thawing, ended })
 }
 
 /// Of a paused one, which stays so.
@@ -83,7 +97,8 @@ pub(super) async fn of_paused(
         if !kept.paused.quiesced {
             return Err(HostError::Unquiesced);
         }
-        let generation = kept.paused.generation.clone().ok_or(HostError::MemoryUnusable(MemoryReason::DiskOnly))?;
+        let generation =
+            kept.paused.generation.clone().ok_or_else(|| HostError::MemoryUnusable(resuming::none_is_kept(&kept)))?;
         let (shared, dir, to) = (context.shared.clone(), context.dir.clone(), path.to_owned());
         let copied = tokio::task::spawn_blocking(move || {
             let manifest = generation::manifest(&dir, &generation, &shared.signer)?;
@@ -104,7 +119,8 @@ pub(super) async fn of_paused(
         Ok((bytes, 0))
     })
     .await;
-    Finished::Copied(CopyOutcome { alive: None, kept: Some(Box::new(kept)), result, ended: None })
+    let thawing = Thawing::none();
+    Finished::Copied(CopyOutcome { alive: None, kept: Some(Box::new(kept)), result, thawing, ended: None })
 }
 
 /// Runs `fill` on a fresh object, which becomes the template if that ends well. One that is there already is answered.
@@ -152,6 +168,7 @@ async fn take(
     alive: &mut Alive,
     object: &ObjectId,
     path: &Path,
+    thawing: &mut Thawing,
 ) -> Result<(Sources, Snapshot, u64), HostError> {
     if !context.spec.own.is_empty() {
         // Its kernel or image goes with it, and would be missing under every copy.
@@ -174,7 +191,7 @@ async fn take(
     let files = tokio::task::spawn_blocking(move || SnapshotFiles::create(&to).map_err(from_client));
     let files = files.await.map_err(join_failed)??;
     let begun = Instant::now();
-    let mut stood_still = None;
+    let (mut stood_still, mut thawed) = (None, Ok(()));
     Step::Snapshot.before();
     let taking = vm.keeper.snapshot(files, Then::Stay);
     tokio::pin!(taking);
@@ -186,15 +203,23 @@ async fn take(
                     copy_disk(context, path).await?;
                     vm.keeper.resume().await.map_err(from_client)?;
                     stood_still = Some(begun.elapsed());
-                    agent.unfreeze().await.map_err(|e| failed(&e))?;
+                    thawed = going_on::thaw(context, &agent).await;
                 }
                 Some(_) => {}
                 None => return Err(HostError::WrongState { state: "stopped".into() }),
             },
+            () = context.destroyed() => return Err(work::being_destroyed()),
         }
     };
     Step::Snapshot.after();
-    context.journal(Entry::Repaired { protocol: None }).await?;
+    match thawed {
+        Ok(()) => context.journal(Entry::Repaired { protocol: None }).await?,
+        // What was taken is whole all the same.
+        Err(error) => {
+            tracing::warn!(sandbox.id = %context.spec.id, %error, "an agent did not thaw user code; it is asked again");
+            *thawing = Thawing::begin(context.clone(), vm.sockets.clone());
+        }
+    }
     let none = || HostError::Failed("the keeper did not say that it had read the memory".into());
     let stood_still = stood_still.ok_or_else(none)?;
     Ok((sources, taken, u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX)))
@@ -225,6 +250,7 @@ pub(super) async fn finish(context: &Context, object: &ObjectId, path: &Path, pa
         // A running sandbox's diff lies in the object itself and is of no use any more.
         let _ = std::fs::remove_file(path.join(DIFF_FILE));
         let (disk, bytes) = atoll_disk::disk_digest(&path.join(DISK)).map_err(from_disk)?;
+        crate::whole::note_disk(&path).map_err(|e| failed(&e))?;
         let sources = Sources { base: Base::Object { id: object.clone() }, ..parts.sources };
         let write = || {
             let text = serde_json::to_vec(&sources)?;

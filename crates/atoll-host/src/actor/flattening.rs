@@ -135,13 +135,20 @@ impl Job {
         let base = Base::Own { file: name, digest, stamp: Some(stamp) };
         let commit = || {
             File::open(&self.dir)?.sync_all()?;
-            Journal::open(&self.dir)?.write(&Entry::Flattened { base: base.clone() })?;
-            // What is not needed any more. A crash before this leaves it to the next tidying.
-            generation::tidy(&self.dir, Some((&self.generation, false)), Some(&base))
+            Journal::open(&self.dir)?.write(&Entry::Flattened { base: base.clone() })
         };
         commit().map_err(|e| failed(&e))?;
-        super::rest_on(&self.shared, &self.id, Some(&base))?;
+        // From here on the new base is what is kept, whatever becomes of the old one.
+        if let Err(error) = self.tidy(&base) {
+            tracing::warn!(sandbox.id = %self.id, %error, "an old base could not be removed; the next tidying does");
+        }
         Ok(Some(base))
+    }
+
+    /// Removes what is not needed any more. A crash before this leaves it to the next tidying.
+    fn tidy(&self, base: &Base) -> Result<(), HostError> {
+        generation::tidy(&self.dir, Some((&self.generation, false)), Some(base)).map_err(|e| failed(&e))?;
+        super::rest_on(&self.shared, &self.id, Some(base))
     }
 
     fn write(&self, path: &Path) -> Result<(DomainDigest, Stamp), FlattenError> {

@@ -9,8 +9,8 @@ use atoll_domain::host::{HostEventKind, SandboxFacts};
 use atoll_keeper::protocol::Event as KeeperEvent;
 
 use super::copying::CopyOutcome;
+use super::going_on::Thawing;
 use super::pausing::PauseOutcome;
-use super::usage::Usage;
 use super::vmm::Alive;
 use super::work::{Adoption, Finished};
 use super::{Actor, adopt};
@@ -24,13 +24,12 @@ pub(super) enum Heard {
 }
 
 /// Waits for the next word of a running VM.
-pub(super) async fn next(alive: &mut Option<Alive>, usage: &mut Usage) -> Heard {
+pub(super) async fn next(alive: &mut Option<Alive>) -> Heard {
     match alive {
         Some(alive) => tokio::select! {
             biased;
             said = alive.events.recv() => Heard::Said(said),
             reason = &mut alive.watch => Heard::Hangs(reason),
-            () = usage => std::future::pending().await,
         },
         None => std::future::pending().await,
     }
@@ -79,6 +78,9 @@ impl Actor {
         }
         alive.halted = halted;
         alive.watch.set_halted(halted);
+        let sockets = alive.sockets.clone();
+        // Its clock stood still with it, perhaps for hours.
+        self.thawing = if halted { Thawing::none() } else { Thawing::begin(self.context(), sockets) };
         if let Err(error) = self.shared.tell(&self.dir, self.id(), self.call.incarnation, kind).await {
             tracing::error!(sandbox.id = %self.id(), %error, "an event could not be written down");
         }
@@ -90,7 +92,7 @@ impl Actor {
             Finished::Booted(Ok(alive)) => {
                 self.alive = Some(*alive);
                 self.limits.begin();
-                self.watch_usage();
+                self.follow();
                 Event::Booted
             }
             Finished::Adopted(Adoption::Done(alive, secrets)) => {
@@ -98,13 +100,20 @@ impl Actor {
                 self.secrets.send_replace(Some(secrets));
                 self.alive = Some(*alive);
                 self.limits.go_on(&self.dir);
-                self.watch_usage();
+                self.follow();
                 Event::Adopted
             }
             Finished::Adopted(Adoption::TooNew(why)) => {
                 tracing::error!(sandbox.id = %self.id(), %why, "a sandbox of a newer Atoll is left running");
                 self.reason = format!("kept by a newer Atoll ({why}); start that one to use it");
                 Event::TooNew
+            }
+            Finished::Adopted(Adoption::FellBack(call, kept)) => {
+                tracing::warn!(sandbox.id = %self.id(), "a resume failed while no Atoll ran; the disk stays");
+                self.facts.send_modify(|facts| facts.incarnation = call.incarnation);
+                self.call = call;
+                self.kept = Some(*kept);
+                Event::FellBack
             }
             Finished::Adopted(Adoption::Ended(why)) => {
                 tracing::warn!(sandbox.id = %self.id(), %why, "a sandbox ended while no Atoll ran");
@@ -146,7 +155,8 @@ impl Actor {
                 });
                 Event::ResumeFailed
             }
-            Finished::Copied(CopyOutcome { alive, kept, result, ended }) => {
+            Finished::Copied(CopyOutcome { alive, kept, result, thawing, ended }) => {
+                self.thawing = thawing;
                 self.alive = alive.map(|alive| *alive);
                 self.kept = kept.map(|kept| *kept).or(self.kept.take());
                 self.waiting.note_copy(result);
@@ -174,8 +184,9 @@ impl Actor {
                 self.kept = Some(*kept);
                 Event::Committed
             }
-            PauseOutcome::Failed(alive, error) => {
+            PauseOutcome::Failed(alive, error, thawing) => {
                 self.alive = Some(*alive);
+                self.thawing = thawing;
                 self.failure = Some(error);
                 self.limits.pause_failed();
                 Event::PauseFailed
@@ -190,6 +201,7 @@ impl Actor {
     }
 
     fn settled(&mut self) {
+        self.follow();
         let kept = self.kept.as_ref().map(|kept| kept.paused.clone());
         self.facts.send_modify(|facts| {
             without_vm(facts);
@@ -207,7 +219,7 @@ impl Actor {
         self.alive = Some(alive);
         self.kept = None;
         self.limits.begin();
-        self.watch_usage();
+        self.follow();
         let incarnation = self.call.incarnation;
         self.facts.send_modify(|facts| {
             facts.incarnation = incarnation;

@@ -5,7 +5,9 @@
 //! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it; a
 //! crash loses at most a few seconds of it. A pause that failed is tried again after a minute.
 //!
-//! Deliberately absent: what counts as a use: the control plane says so.
+//! A paused sandbox that is to be destroyed at its deadline is, as if it ran; no other limit counts while it is paused.
+//!
+//! Deliberately absent: what else than a stream into the guest counts as a use: the control plane says so.
 
 use std::future::Future;
 use std::path::Path;
@@ -14,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use atoll_domain::actor::Event;
-use atoll_domain::host::HostError;
-use atoll_domain::ttl::{Lifetime, OnExpiry, Timer};
+use atoll_domain::actor::{Event, State};
+use atoll_domain::host::{HostError, SandboxFacts, SandboxSpec};
+use atoll_domain::ttl::{self, Cause, Lifetime, OnExpiry, Timer};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
@@ -86,7 +88,11 @@ impl Limits {
     }
 
     /// Ends when the time is over and, if that means a pause, it is the sandbox's turn. Dropping this keeps the place in the queue.
-    pub(super) async fn over(&mut self, pauses: &Arc<Semaphore>) {
+    /// Of a paused one: when it is to be destroyed.
+    pub(super) async fn over(&mut self, pauses: &Arc<Semaphore>, paused: bool) {
+        if paused {
+            return self.kept_long_enough().await;
+        }
         loop {
             let now = clock::steady();
             let at = self.timer.due().map(|due| due.at.max(self.not_before));
@@ -106,6 +112,17 @@ impl Limits {
                     return;
                 }
             }
+        }
+    }
+
+    async fn kept_long_enough(&self) {
+        loop {
+            let Some(at) = self.timer.destroyed_at() else { return std::future::pending().await };
+            let now = clock::steady();
+            if at <= now {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(at - now).min(LONGEST)).await;
         }
     }
 
@@ -139,9 +156,40 @@ impl Actor {
         }
     }
 
-    pub(super) async fn set_lifetime(&mut self, lifetime: Lifetime) -> Result<(), HostError> {
-        self.context().journal(Entry::Lifetime(lifetime)).await?;
+    /// A paused sandbox's deadline has come, and its owner wants it gone then.
+    pub(super) fn kept_long_enough(&mut self) -> Event {
+        let cause = Cause::Deadline;
+        tracing::info!(sandbox.id = %self.id(), cause = cause.as_str(), "a paused sandbox's time is over");
+        self.reason = cause.as_str().into();
+        self.ended = true;
+        Event::Destroy
+    }
+
+    /// It was used. Of one that is being given back that changes nothing any more.
+    pub(super) fn used(&mut self, state: State) {
+        if !is_going(state) {
+            self.limits.used(&self.dir);
+        }
+    }
+
+    /// The limits that the journal of a found one says.
+    pub(crate) fn limited(self, limits: ttl::Limits) -> Self {
+        self.facts.send_modify(|facts| facts.limits = limits);
+        self
+    }
+
+    /// Takes new limits over; what is no newer than those that are there was heard before, or was overtaken on its way.
+    pub(super) async fn set_lifetime(&mut self, state: State, limits: ttl::Limits) -> Result<(), HostError> {
+        if is_going(state) {
+            return Err(HostError::WrongState { state: state.as_str().into() });
+        }
+        if !limits.supersede(&self.facts.borrow().limits) {
+            return Ok(());
+        }
+        self.context().journal(Entry::Lifetime(limits)).await?;
+        let lifetime = limits.lifetime;
         self.spec.lifetime = lifetime;
+        self.facts.send_modify(|facts| facts.limits = limits);
         self.limits.timer.set(lifetime, clock::now());
         self.limits.not_before = 0;
         self.limits.may_pause.store(lifetime.may_pause(), Ordering::Relaxed);
@@ -150,12 +198,22 @@ impl Actor {
     }
 }
 
+/// Whether its directory may be going right now: then nothing is written into it, or its removal would meet a file that comes or goes.
+fn is_going(state: State) -> bool {
+    matches!(state, State::Cancelling | State::Releasing | State::Stuck | State::Gone)
+}
+
+/// The facts of one whose limits nobody has changed.
+pub(super) fn as_made(facts: SandboxFacts, spec: &SandboxSpec) -> SandboxFacts {
+    SandboxFacts { limits: ttl::Limits { lifetime: spec.lifetime, revision: 0 }, ..facts }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     async fn is_over(limits: &mut Limits, pauses: &Arc<Semaphore>) -> bool {
-        tokio::time::timeout(Duration::ZERO, limits.over(pauses)).await.is_ok()
+        tokio::time::timeout(Duration::ZERO, limits.over(pauses, false)).await.is_ok()
     }
 
     /// Limits whose time is over.

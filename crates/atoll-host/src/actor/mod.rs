@@ -18,11 +18,13 @@ mod boot;
 mod copy;
 mod copying;
 mod flattening;
+mod going_on;
 pub(crate) mod golden;
 mod heard;
 mod limits;
 mod pausing;
 mod prepare;
+mod reach;
 pub(crate) mod release;
 mod resuming;
 mod usage;
@@ -41,8 +43,7 @@ use atoll_domain::host::{
     SandboxSecrets, SandboxSpec, TemplateFacts,
 };
 use atoll_domain::record::Paused;
-use atoll_domain::ttl::Lifetime;
-use atoll_domain::{Incarnation, SandboxId};
+use atoll_domain::{Incarnation, SandboxId, ttl};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,7 @@ use crate::dial::Sockets;
 use crate::journal::{Base, Kept};
 use crate::shared::Shared;
 use flattening::Flattening;
+use going_on::Thawing;
 use heard::exit_reason;
 use limits::Limits;
 use release::Why;
@@ -86,11 +88,15 @@ pub(crate) enum Message {
     /// Make a template of it.
     Copy { request: MakeTemplate, reply: Reply<TemplateFacts> },
     /// New limits.
-    Lifetime(Lifetime, Reply<()>),
+    Lifetime(ttl::Limits, Reply<()>),
     /// It was used.
     Used,
     /// Sockets for streams into the guest.
-    Sockets(Reply<Sockets>),
+    Sockets {
+        /// Whether it is used by that; our own looks are none.
+        used: bool,
+        reply: Reply<Sockets>,
+    },
 }
 
 /// The handle to an actor.
@@ -125,9 +131,13 @@ pub(crate) struct Actor {
     limits: Limits,
     alive: Option<Alive>,
     usage: Usage,
+    /// The way into its running VM; work that borrows the VM leaves it here.
+    reach: Option<Sockets>,
     /// What is kept, while it is paused.
     kept: Option<Kept>,
     flattening: Flattening,
+    /// User code that still stands still though its VM runs.
+    thawing: Thawing,
     /// Why it is being given back, for the journal and whoever waits for the create.
     reason: String,
     /// Whether it ended by itself.
@@ -148,7 +158,7 @@ impl Actor {
         let dir = shared.data.sandboxes().join(spec.id.as_str());
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let (created, created_seen) = watch::channel(None);
-        let (facts, facts_seen) = watch::channel(first_facts(call.incarnation, &spec.id, &dir));
+        let (facts, facts_seen) = watch::channel(limits::as_made(first_facts(call.incarnation, &spec.id, &dir), &spec));
         let (secrets, secrets_seen) = watch::channel(secrets.map(Arc::new));
         let may_pause_itself = Arc::new(AtomicBool::new(spec.lifetime.may_pause()));
         let handle = Handle {
@@ -176,8 +186,10 @@ impl Actor {
             waiting: Waiting::new(created),
             alive: None,
             usage: Usage::none(),
+            reach: None,
             kept: None,
             flattening: Flattening::none(),
+            thawing: Thawing::none(),
             reason: "destroyed".into(),
             ended: false,
             failure: None,
@@ -230,13 +242,18 @@ impl Actor {
                     work = Work::none();
                     Some(self.finished(finished))
                 }
-                heard = heard::next(&mut self.alive, &mut self.usage), if running => self.heard(heard).await,
+                // Its figures go on while a template is made of it.
+                () = &mut self.usage, if running || state == State::Copying => None,
+                never = &mut self.thawing, if running => match never {},
+                heard = heard::next(&mut self.alive), if running => self.heard(heard).await,
                 message = self.mailbox.recv() => self.message(message, state).await,
                 flat = self.flattening.done(), if state == State::Paused => {
                     self.flattened(flat);
                     None
                 }
-                () = self.limits.over(&self.shared.pauses), if running => self.time_is_over(),
+                () = self.limits.over(&self.shared.pauses, state == State::Paused), if running || state == State::Paused => {
+                    if running { self.time_is_over() } else { Some(self.kept_long_enough()) }
+                }
             };
             if let Some(event) = event {
                 let (next, effects) = step(state, event);
@@ -268,24 +285,6 @@ impl Actor {
         }
     }
 
-    /// Streams were asked for while it was not known yet whether there is anything to connect to.
-    fn answer_parked(&mut self, state: State) {
-        if state != State::Adopting {
-            for reply in self.waiting.parked() {
-                // The asker has gone.
-                let _ = reply.send(self.sockets(state));
-            }
-        }
-    }
-
-    fn sockets(&self, state: State) -> Result<Sockets, HostError> {
-        match &self.alive {
-            Some(alive) if state == State::Running => Ok(alive.sockets.clone()),
-            _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
-            _ => Err(HostError::WrongState { state: state.as_str().into() }),
-        }
-    }
-
     async fn message(&mut self, message: Option<Message>, state: State) -> Option<Event> {
         match message? {
             Message::Destroy { reason, tell, reply } => {
@@ -302,16 +301,20 @@ impl Actor {
                 self.waiting.ask_resume(state, &self.call, call, request, reply)
             }
             Message::Copy { request, reply } => Some(self.waiting.ask_copy(request, reply)),
-            Message::Lifetime(lifetime, reply) => {
+            Message::Lifetime(limits, reply) => {
                 // The asker has gone.
-                let _ = reply.send(self.set_lifetime(lifetime).await);
+                let _ = reply.send(self.set_lifetime(state, limits).await);
                 None
             }
             Message::Used => {
-                self.limits.used(&self.dir);
+                self.used(state);
                 None
             }
-            Message::Sockets(reply) => {
+            Message::Sockets { used, reply } => {
+                if used && matches!(state, State::Running | State::Copying) {
+                    // Here and not when its user tells: its time may be over before.
+                    self.used(state);
+                }
                 if state == State::Adopting {
                     self.waiting.park(reply);
                 } else {
@@ -355,6 +358,7 @@ impl Actor {
             Effect::Cancel => self.cancel.cancel(),
             Effect::Release => {
                 let alive = self.alive.take();
+                self.follow();
                 let why = Why { reason: self.reason.clone(), tell: self.ended };
                 let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
                 *work = Work::new(release::run(self.context(), alive, flattening, why));
@@ -371,23 +375,14 @@ impl Actor {
         }
     }
 
-    /// Asks the guest for what it uses from now on.
-    fn watch_usage(&mut self) {
-        self.usage = match &self.alive {
-            Some(alive) => {
-                let secrets = self.secrets.borrow().clone();
-                Usage::new(Arc::clone(&self.shared.metrics), self.spec.id.clone(), alive.sockets.clone(), secrets)
-            }
-            None => Usage::none(),
-        };
-    }
-
     fn why(&self, otherwise: &str) -> HostError {
         self.failure.clone().unwrap_or(HostError::WrongState { state: otherwise.into() })
     }
 
     fn begin_pause(&mut self) -> Work {
         self.failure = None;
+        // Whatever comes of the pause thaws user code.
+        self.thawing = Thawing::none();
         match self.alive.take() {
             Some(alive) => {
                 let (order, turn) = (self.waiting.pause_order(), self.limits.take_turn());
@@ -417,9 +412,12 @@ impl Actor {
     }
 
     fn begin_copy(&mut self) -> Work {
+        let thawing = std::mem::replace(&mut self.thawing, Thawing::none());
         let flattening = std::mem::replace(&mut self.flattening, Flattening::none());
         match (self.alive.take(), self.kept.clone(), self.waiting.copy_order()) {
-            (Some(alive), _, Some(order)) => Work::new(copying::of_running(self.context(), Box::new(alive), order)),
+            (Some(alive), _, Some(order)) => {
+                Work::new(copying::of_running(self.context(), Box::new(alive), order, thawing))
+            }
             (None, Some(kept), Some(order)) => Work::new(copying::of_paused(self.context(), kept, order, flattening)),
             _ => Work::none(),
         }
@@ -493,6 +491,7 @@ fn first_facts(incarnation: Incarnation, id: &SandboxId, dir: &std::path::Path) 
         guest_ip: None,
         uid: None,
         paused: None,
+        limits: ttl::Limits::default(),
         phases: Vec::new(),
     }
 }

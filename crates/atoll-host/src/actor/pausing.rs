@@ -3,7 +3,7 @@
 //! How it works: user code is frozen by its agent (an agent that does not answer within 200 ms is not waited for: what is kept is
 //! unquiesced then and may never be copied), the keeper stops the VM and writes devices and changed memory, the manifest is signed,
 //! and the journal's `Paused` makes it count. Until then any failure lets the VM go on. [`settle`] ends the VM and gives back what
-//! only a VM needs; it does the same after a restart, and finds its work done.
+//! only a VM needs; it does the same after a restart, and finds its work done. A snapshot takes as long as the host's disk needs.
 //!
 //! ```text
 //!   journal Pausing ─> freeze ─> state, diff ─> manifest ─> journal Paused │ ─> end keeper ─> groups, network ─> event
@@ -27,11 +27,11 @@ use atoll_keeper::protocol::{Snapshot, Then};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::going_on::{Thawing, go_on};
 use super::vmm::{self, Alive, Vm};
-use super::work::{Context, Finished};
+use super::work::{self, Context, Finished};
 use crate::error::{failed, from_client, join_failed};
 use crate::generation;
-use crate::history::History;
 use crate::journal::{Base, Entry, Journal, Kept, Sources};
 use crate::{Step, admission};
 
@@ -39,7 +39,6 @@ use crate::{Step, admission};
 const FREEZE: Duration = Duration::from_millis(200);
 /// How long it may take to write everything back before a pause of the disk alone.
 const SYNC: Duration = Duration::from_secs(30);
-const THAW: Duration = Duration::from_secs(5);
 
 /// What a pause is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub(super) enum PauseOutcome {
     /// It is kept; the VM is to be ended.
     Committed(Box<Alive>, Box<Kept>),
     /// The VM goes on.
-    Failed(Box<Alive>, HostError),
+    Failed(Box<Alive>, HostError, Thawing),
     /// The VM is gone.
     Ended(Box<Alive>, String),
 }
@@ -74,12 +73,12 @@ pub(super) async fn run(
         Err(error) => {
             tracing::warn!(sandbox.id = %context.spec.id, %error, "a sandbox could not be paused");
             match go_on(&context, &vm).await {
-                Ok(()) => {
+                Ok(thawing) => {
                     if order.by_host {
                         let kind = HostEventKind::PauseFailed { reason: error.told(), cause: order.cause };
                         context.tell(kind).await;
                     }
-                    PauseOutcome::Failed(alive, error)
+                    PauseOutcome::Failed(alive, error, thawing)
                 }
                 Err(why) => PauseOutcome::Ended(alive, why),
             }
@@ -124,7 +123,7 @@ async fn keep(context: &Context, vm: &Vm, order: Order, turn: Option<OwnedSemaph
 }
 
 fn paused(generation: Option<String>, quiesced: bool, bytes: u64) -> Paused {
-    Paused { at: crate::clock::now().wall, generation, quiesced, bytes }
+    Paused { at: crate::clock::now().wall, generation, quiesced, bytes, memory_lost: false }
 }
 
 /// What the running VM was started from.
@@ -185,7 +184,11 @@ async fn write_generation(
     });
     let (path, files) = made.await.map_err(join_failed)??;
     Step::Snapshot.before();
-    let snapshot = vm.keeper.snapshot(files, Then::Stay).await.map_err(refused)?;
+    let snapshot = tokio::select! {
+        taken = vm.keeper.snapshot(files, Then::Stay) => taken.map_err(refused)?,
+        // It may wait for a slow disk; its keeper is ended with whatever it still writes.
+        () = context.destroyed() => return Err(work::being_destroyed()),
+    };
     Step::Snapshot.after();
     let manifest = manifest(context, id, sources, &snapshot, quiesced).await?;
     let bytes = snapshot.state_bytes + snapshot.diff_bytes;
@@ -239,35 +242,6 @@ fn refused(error: ClientError) -> HostError {
         }
         other => from_client(other),
     }
-}
-
-/// After a failure: the VM runs and user code thaws, or it is gone and this is why.
-pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<(), String> {
-    let state = vm.keeper.state().await.map_err(|error| format!("the keeper ended: {error}"))?;
-    if let Some(status) = state.exited {
-        return Err(super::exit_reason(status));
-    }
-    if state.stopped.is_some() {
-        vm.keeper.resume().await.map_err(|error| format!("the VM does not go on: {error}"))?;
-    }
-    let agent = vmm::agent(&vm.sockets, context.token());
-    match timeout(THAW, agent.unfreeze()).await {
-        Ok(Ok(())) => {}
-        // It did not answer before either; whoever next looks at the sandbox finds it running.
-        other => tracing::warn!(sandbox.id = %context.spec.id, ?other, "an agent did not thaw user code"),
-    }
-    let dir = context.dir.clone();
-    let removed = tokio::task::spawn_blocking(move || {
-        let base = History::read(&dir)?.sources().map(|sources| sources.base.clone());
-        generation::tidy(&dir, None, base.as_ref())
-    });
-    if let Ok(Err(error)) = removed.await {
-        tracing::warn!(sandbox.id = %context.spec.id, %error, "a generation could not be removed; the next pause does");
-    }
-    if let Err(error) = context.journal(Entry::Repaired { protocol: None }).await {
-        tracing::warn!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
-    }
-    Ok(())
 }
 
 /// Ends the VM of what is kept, if there is one, and gives back what only a VM needs.

@@ -20,7 +20,8 @@ use crate::error::{failed, from_disk, from_keeper, from_net, join_failed};
 use crate::journal::{Entry, Journal};
 use crate::objects::{DISK, Objects};
 use crate::ready::Ready;
-use crate::{Step, admission, goldens};
+use crate::shared::Shared;
+use crate::{Step, admission, goldens, whole};
 
 /// The copies of what the owner brought, in the sandbox's directory.
 pub(super) const OWN_KERNEL: &str = "own-kernel";
@@ -106,12 +107,23 @@ async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId
             let object = shared.objects.of(&Holder::Template { id: id.clone() });
             let gone = || HostError::UnknownTemplate { name: id.clone(), known: String::new() };
             let object = object.ok_or_else(gone)?;
-            fits(&shared.objects.manifest(&object)?, spec.shape)?;
+            let manifest = shared.objects.manifest(&object)?;
+            fits(&manifest, spec.shape)?;
+            whole::disk(&shared.objects.path(&object), &manifest)?;
             Ok(Some(object))
         }
-        None => Ok(goldens::of(&shared, &ready, &spec)),
+        None => Ok(goldens::of(&shared, &ready, &spec).filter(|object| is_whole(&shared, object))),
     });
     found.await.map_err(join_failed)?
+}
+
+/// Of a golden: one that is damaged is no reason to fail, where there is an image to boot from.
+fn is_whole(shared: &Shared, golden: &ObjectId) -> bool {
+    let checked = shared.objects.manifest(golden).and_then(|m| whole::disk(&shared.objects.path(golden), &m));
+    if let Err(error) = &checked {
+        tracing::error!(object = %golden.0, %error, "a golden cannot be restored; the sandbox boots");
+    }
+    checked.is_ok()
 }
 
 /// A copy has the processors and the memory of what it is a copy of, and a disk that is no smaller.

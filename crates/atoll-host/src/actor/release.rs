@@ -134,7 +134,8 @@ pub(crate) fn remove(shared: &Shared, spec: &SandboxSpec) -> Result<(), HostErro
     release_slot(shared, id)
 }
 
-/// Removes a sandbox's directory, the journal last: as long as anything is there, so is what says what it was.
+/// Removes a sandbox's directory, the journal last: as long as anything is there, so is what says what it was. What is gone already,
+/// because a keeper that was just killed or somebody else took it away, is no error.
 pub(crate) fn remove_directory(dir: &Path) -> std::io::Result<()> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -145,11 +146,50 @@ pub(crate) fn remove_directory(dir: &Path) -> std::io::Result<()> {
         if entry.file_name() == journal::FILE {
             continue;
         }
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            std::fs::remove_file(entry.path())?;
+        let path = entry.path();
+        let is_dir = match entry.file_type() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other?.is_dir(),
+        };
+        gone(if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) })?;
+    }
+    gone(std::fs::remove_dir_all(dir))
+}
+
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last use of a sandbox is written as one file that takes the place of another, and so is its spec.
+    #[test]
+    fn a_file_that_is_replaced_while_the_directory_goes_keeps_nothing_from_going() {
+        let root = tempfile::tempdir().unwrap();
+        for n in 0..300 {
+            let dir = root.path().join(n.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            for name in ["cow.raw", "used", "journal"] {
+                std::fs::write(dir.join(name), name).unwrap();
+            }
+            let unfinished = dir.join("used.tmp");
+            std::fs::write(&unfinished, "1").unwrap();
+            let (go, used) = (std::sync::Barrier::new(2), dir.join("used"));
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    go.wait();
+                    // It may have been removed before.
+                    let _ = std::fs::rename(&unfinished, &used);
+                });
+                go.wait();
+                remove_directory(&dir).unwrap();
+            });
+            assert!(!dir.exists());
         }
     }
-    std::fs::remove_dir_all(dir)
 }

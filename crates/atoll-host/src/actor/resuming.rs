@@ -60,6 +60,7 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
     if let Err(failure) = &resumed {
         tracing::warn!(sandbox.id = %context.spec.id, error = %failure.error, "a sandbox could not be resumed");
         if failure.memory_lost {
+            kept.paused.memory_lost = order.mode == PauseMode::Memory && kept.paused.generation.is_some();
             kept.paused.generation = None;
             kept.diff = false;
         }
@@ -158,7 +159,7 @@ async fn resume(
 /// What is kept of the memory, if it can be used here.
 async fn restorable(context: &Context, kept: &Kept, ready: &Arc<Ready>) -> Result<Manifest, HostError> {
     let Some(id) = kept.paused.generation.clone() else {
-        return Err(HostError::MemoryUnusable(MemoryReason::DiskOnly));
+        return Err(HostError::MemoryUnusable(none_is_kept(kept)));
     };
     let (dir, shared) = (context.dir.clone(), context.shared.clone());
     let read = tokio::task::spawn_blocking(move || generation::manifest(&dir, &id, &shared.signer));
@@ -169,6 +170,11 @@ async fn restorable(context: &Context, kept: &Kept, ready: &Arc<Ready>) -> Resul
         Verdict::MemoryUnusable(reason) => Err(HostError::MemoryUnusable(reason)),
         Verdict::Refused(refused) => Err(HostError::Damaged(refused.to_string())),
     }
+}
+
+/// Why there is no memory to resume with.
+pub(super) fn none_is_kept(kept: &Kept) -> MemoryReason {
+    if kept.paused.memory_lost { MemoryReason::Lost } else { MemoryReason::DiskOnly }
 }
 
 /// Network and control groups, made anew.

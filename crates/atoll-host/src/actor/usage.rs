@@ -1,7 +1,7 @@
 //! What a guest says that it uses.
 //!
 //! How it works: every five seconds the agent is asked for memory and disk, with a short deadline; the answer stands in the next samples
-//! ([`crate::metrics`]). The actor polls it beside the keeper's words, so it ends with the VM.
+//! ([`crate::metrics`]). The actor polls it beside the keeper's words, and while a template is made of the running VM.
 //!
 //! Deliberately absent: belief. The figures are the guest's own; and a use: this is our own poll.
 

@@ -52,6 +52,8 @@ pub(super) enum Adoption {
     TooNew(String),
     /// It, or its VMM, has ended.
     Ended(String),
+    /// The same in a resume that had not come to its end: this is what stays, in the life of this call.
+    FellBack(Call, Box<Kept>),
     /// It cannot be claimed, or that was called off.
     Failed(HostError),
 }
@@ -81,6 +83,7 @@ impl Future for Work {
 }
 
 /// What a piece of work may look at.
+#[derive(Clone)]
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
     pub(super) call: Call,
@@ -163,6 +166,15 @@ impl Context {
         if self.cancel.is_cancelled() { Err(being_destroyed()) } else { Ok(()) }
     }
 
+    /// Ends when the sandbox is being destroyed. Not when Atoll leaves it: then what goes on is waited for, or user code would stand
+    /// still until the next start.
+    pub(super) async fn destroyed(&self) {
+        self.cancel.cancelled().await;
+        if self.shared.stopping.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// A wait, unless it is called off first. What changes something outside is never wrapped in this: it is awaited to its
     /// end, or the release would begin while it still works.
     pub(super) async fn or_cancelled<T>(
@@ -176,6 +188,6 @@ impl Context {
     }
 }
 
-fn being_destroyed() -> HostError {
+pub(super) fn being_destroyed() -> HostError {
     HostError::WrongState { state: "being destroyed".into() }
 }

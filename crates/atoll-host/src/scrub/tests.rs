@@ -80,7 +80,7 @@ impl Kit {
     /// A paused sandbox on a memory image of its own.
     fn paused(&self, id: &SandboxId) -> PathBuf {
         let dir = self.dir.path().join("sandboxes").join(id.as_str());
-        let mut journal = Journal::create(&dir, &samples::create(id)).unwrap();
+        let journal = Journal::create(&dir, &samples::create(id)).unwrap();
         std::fs::write(dir.join("base-1.raw"), vec![7; 200_000]).unwrap();
         let base = Base::Own { file: "base-1.raw".into(), digest: digest(&dir.join("base-1.raw")), stamp: None };
         let sources = self.sources(base);
@@ -88,7 +88,7 @@ impl Kit {
         std::fs::write(path.join(STATE), vec![8; 5000]).unwrap();
         let state = Some(Part { bytes: 5000, digest: digest(&path.join(STATE)) });
         self.seal(&path, "g", Parts { state, memory_base: None, memory_diff: None, disk: None }, &sources);
-        let paused = Paused { at: 1, generation: Some("g".into()), quiesced: true, bytes: 1 };
+        let paused = Paused { at: 1, generation: Some("g".into()), quiesced: true, bytes: 1, memory_lost: false };
         let kept = Kept { paused, sources, diff: false, by_host: false, cause: None };
         journal.write(&Entry::Paused(Box::new(kept))).unwrap();
         dir

@@ -1,7 +1,8 @@
 //! QMP, without waiting.
 //!
 //! How it works: [`Qmp::feed`] takes what the socket gave and answers what it meant; commands carry an id and a deadline, so that a
-//! QEMU that hangs is told from one that is slow and never holds the keeper up.
+//! QEMU that hangs is told from one that is slow and never holds the keeper up. How long is slow is the command's own: one that
+//! waits for the host's disk may take minutes.
 //!
 //! Deliberately absent: knowledge of single commands.
 
@@ -16,8 +17,8 @@ use serde_json::{Value, json};
 const MAX_LINE: usize = 256 * 1024;
 /// Longest description of a failure that is passed on.
 const MAX_REASON: usize = 1024;
-/// How long a command may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a command may take that waits for nothing but QEMU.
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What came of QEMU's words.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,17 +74,25 @@ pub struct Qmp {
 impl Qmp {
     /// Writes a command down; its answer will carry `token`, which must not be 0 or in use.
     pub fn command(&mut self, token: u64, name: &str, arguments: &Value, now: Instant) {
-        self.command_with(token, name, arguments, None, now);
+        self.command_with(token, name, arguments, None, DEADLINE, now);
     }
 
-    /// The same with a descriptor that QEMU is to receive.
-    pub fn command_with(&mut self, token: u64, name: &str, arguments: &Value, fd: Option<OwnedFd>, now: Instant) {
+    /// The same with a descriptor that QEMU is to receive, and with a limit of its own.
+    pub fn command_with(
+        &mut self,
+        token: u64,
+        name: &str,
+        arguments: &Value,
+        fd: Option<OwnedFd>,
+        limit: Duration,
+        now: Instant,
+    ) {
         let mut document = json!({"execute": name, "id": token});
         if !arguments.is_null() {
             document["arguments"] = arguments.clone();
         }
         self.output.push_back((format!("{document}\n").into_bytes(), fd));
-        self.waiting.push((token, now + DEADLINE));
+        self.waiting.push((token, now + limit));
     }
 
     /// The next deadline.
@@ -172,5 +181,15 @@ mod tests {
         assert!(qmp.input.len() <= MAX_LINE);
         assert_eq!(qmp.overdue(now), Vec::<u64>::new());
         assert_eq!(qmp.overdue(now + DEADLINE), [1]);
+    }
+
+    #[test]
+    fn a_command_that_waits_for_the_disk_is_waited_for_as_long_as_that_takes() {
+        let (mut qmp, now, minutes) = (Qmp::default(), Instant::now(), Duration::from_mins(10));
+        qmp.command_with(1, "stop", &Value::Null, None, minutes, now);
+        qmp.command(2, "query-status", &Value::Null, now);
+        assert_eq!(qmp.overdue(now + Duration::from_secs(12)), [2]);
+        let heard = qmp.feed(b"{\"return\": {}, \"id\": 1}\n");
+        assert!(matches!(heard[..], [Heard::Answer { token: 1, result: Ok(_) }]), "{heard:?}");
     }
 }

@@ -291,7 +291,7 @@ impl Keeper {
     fn answered(&mut self, token: u64, result: Result<Value, String>, now: Instant) {
         match token {
             OWN => self.own_answer(&result.unwrap_or_default(), now),
-            snapshot::TOKEN => self.snapshot_answered(result, now),
+            snapshot::TOKEN | snapshot::CONTINUE => self.snapshot_answered(result, now),
             restore::TOKEN => self.restore_answered(result, now),
             token => self.request_answered(token, result),
         }
@@ -357,7 +357,7 @@ impl Keeper {
 
     fn overdue(&mut self, now: Instant) {
         for token in self.qmp.overdue(now) {
-            self.answered(token, Err("no answer within 10 s".into()), now);
+            self.answered(token, Err("no answer in time".into()), now);
         }
         self.restore_overdue(now);
         if let Some(dns) = &mut self.dns {

@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -27,6 +27,11 @@ use crate::protocol::{Answer, Event, Refusal, Snapshot, Then};
 
 /// The token of the commands of this chain.
 pub(super) const TOKEN: u64 = u64::MAX - 1;
+/// The token of the `cont` at its end. Another one: a late answer to a step that was given up is not taken for this one's.
+pub(super) const CONTINUE: u64 = u64::MAX - 3;
+/// How long a step may take. `stop` writes the guest's disk back first, which takes as long as the host's disk needs: a slow one
+/// is no reason to give a snapshot up.
+const STEP_LIMIT: Duration = Duration::from_mins(10);
 /// The number of QEMU's set with the state's file.
 const FDSET: u64 = 9;
 
@@ -113,8 +118,16 @@ impl Keeper {
             last: now,
         });
         self.expect_stop("asked");
-        self.qmp.command(TOKEN, "stop", &Value::Null, now);
+        self.next_step("stop", &Value::Null, None, now);
         Ok(())
+    }
+
+    fn next_step(&mut self, command: &str, arguments: &Value, file: Option<OwnedFd>, now: Instant) {
+        self.qmp.command_with(TOKEN, command, arguments, file, STEP_LIMIT, now);
+    }
+
+    fn let_go_on(&mut self, now: Instant) {
+        self.qmp.command_with(CONTINUE, "cont", &Value::Null, None, STEP_LIMIT, now);
     }
 
     /// QEMU answered a command of the chain.
@@ -132,17 +145,17 @@ impl Keeper {
                 taking.end("stop", now);
                 taking.step = Step::Pass;
                 let file = taking.state_out.take();
-                self.qmp.command_with(TOKEN, "add-fd", &json!({"fdset-id": FDSET}), file, now);
+                self.next_step("add-fd", &json!({"fdset-id": FDSET}), file, now);
             }
             Step::Pass if !failed => {
                 taking.step = Step::Save;
                 let arguments = json!({"filename": format!("/dev/fdset/{FDSET}"), "live": false});
-                self.qmp.command(TOKEN, "xen-save-devices-state", &arguments, now);
+                self.next_step("xen-save-devices-state", &arguments, None, now);
             }
             Step::Save => {
                 taking.end("devices", now);
                 taking.step = Step::TakeBack;
-                self.qmp.command(TOKEN, "remove-fd", &json!({"fdset-id": FDSET}), now);
+                self.next_step("remove-fd", &json!({"fdset-id": FDSET}), None, now);
             }
             Step::TakeBack if !failed => {
                 taking.step = Step::Read;
@@ -177,7 +190,7 @@ impl Keeper {
                 taking.continuing = goes_on;
                 self.tell(Event::Captured);
                 if goes_on {
-                    self.qmp.command(TOKEN, "cont", &Value::Null, now);
+                    self.let_go_on(now);
                 }
             }
             Word::Taken(mut snapshot) => {
@@ -211,7 +224,7 @@ impl Keeper {
         taking.step = Step::Finish;
         if goes_on {
             taking.continuing = true;
-            self.qmp.command(TOKEN, "cont", &Value::Null, now);
+            self.let_go_on(now);
         }
         self.finish_snapshot();
     }

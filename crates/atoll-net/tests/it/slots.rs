@@ -32,6 +32,26 @@ fn a_claim_is_kept_until_its_owner_gives_it_back() {
 }
 
 #[test]
+fn wiped_claims_are_made_again_under_the_numbers_that_they_had_and_never_taken_from_anybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let slots = Slots::at(dir.path());
+    let (a, b) = (instance("aaaaaa"), instance("bbbbbb"));
+    slots.claim(&a, &sandbox(1), 9).unwrap();
+    let second = slots.claim(&a, &sandbox(2), 9).unwrap();
+    slots.claim_again(&a, &sandbox(2), second).unwrap();
+    std::fs::remove_dir_all(dir.path().join("slots")).unwrap();
+    slots.claim_again(&a, &sandbox(2), second).unwrap();
+    assert_eq!(slots.of_instance(&a).unwrap(), [(second, sandbox(2))]);
+    // The other one's claim is gone, and somebody was quicker.
+    assert_eq!(slots.claim(&b, &sandbox(7), 9).unwrap(), Slot(0));
+    let taken = slots.claim_again(&a, &sandbox(1), Slot(0)).unwrap_err();
+    assert!(matches!(&taken, NetError::SlotTaken { slot: 0, instance, .. } if *instance == b), "{taken:?}");
+    assert_eq!(slots.of_instance(&b).unwrap(), [(Slot(0), sandbox(7))], "it keeps it");
+    assert_eq!(Slot::of_uid(second.uid()), Some(second));
+    assert_eq!((Slot::of_uid(1000), Slot::of_uid(Slot(SLOTS).uid())), (None, None));
+}
+
+#[test]
 fn a_claim_that_a_crash_cut_short_is_free() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("slots")).unwrap();

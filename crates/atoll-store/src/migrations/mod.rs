@@ -12,6 +12,7 @@ mod m0002_idempotency;
 mod m0003_life;
 mod m0004_pause;
 mod m0005_principals;
+mod m0006_lifetime_revision;
 
 pub(crate) struct Migrator;
 
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_life::Migration),
             Box::new(m0004_pause::Migration),
             Box::new(m0005_principals::Migration),
+            Box::new(m0006_lifetime_revision::Migration),
         ]
     }
 }

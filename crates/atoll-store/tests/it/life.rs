@@ -43,11 +43,30 @@ async fn limits_are_kept_and_changed_until_it_is_over() {
     assert_eq!(store.sandbox(&row.id).await.unwrap(), Some(row.clone()));
     let lifetime = Lifetime { timeout_sec: 5, ..Lifetime::default() };
     let tx = begin(store).await;
-    assert!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &lifetime, 2).await.unwrap(), Some(1));
     assert!(tx.mark_over(&row.id, Incarnation::FIRST, SandboxStatus::Stopped, "x", 3).await.unwrap());
-    assert!(!tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &row.lifetime, 4).await.unwrap(), None);
+    assert!(!tx.put_lifetime_back(&row.id, 1, &row.lifetime, 4).await.unwrap());
     tx.commit().await.unwrap();
     assert_eq!(store.sandbox(&row.id).await.unwrap().unwrap().lifetime, lifetime);
+}
+
+#[tokio::test]
+async fn a_refused_change_of_limits_is_put_back_unless_a_newer_one_was_made() {
+    let db = open().await;
+    let store = &db.store;
+    let row = sandbox();
+    let limit = |timeout_sec| Lifetime { timeout_sec, ..Lifetime::default() };
+    let tx = begin(store).await;
+    tx.insert_sandbox(&row).await.unwrap();
+    assert_eq!(tx.set_lifetime(&row.id, &limit(1), 2).await.unwrap(), Some(1));
+    assert_eq!(tx.set_lifetime(&row.id, &limit(2), 3).await.unwrap(), Some(2));
+    assert!(!tx.put_lifetime_back(&row.id, 1, &row.lifetime, 4).await.unwrap(), "the second would be lost");
+    assert!(tx.put_lifetime_back(&row.id, 2, &limit(1), 5).await.unwrap());
+    assert_eq!(tx.set_lifetime(&row.id, &limit(3), 6).await.unwrap(), Some(3), "no number is given twice");
+    tx.commit().await.unwrap();
+    let kept = store.sandbox(&row.id).await.unwrap().unwrap();
+    assert_eq!((kept.lifetime, kept.lifetime_revision), (limit(3), 3));
 }
 
 #[tokio::test]
@@ -55,7 +74,7 @@ async fn a_pause_counts_once_and_only_in_its_life() {
     let db = open().await;
     let store = &db.store;
     let row = sandbox();
-    let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096 };
+    let paused = Paused { at: 5, generation: Some("g1".into()), quiesced: true, bytes: 4096, memory_lost: false };
     let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     assert!(!tx.mark_paused(&row.id, Incarnation::FIRST, &paused, 2).await.unwrap(), "it does not run yet");
@@ -81,7 +100,7 @@ async fn a_pause_of_a_later_life_that_was_missed_is_the_one_that_counts() {
     let db = open().await;
     let store = &db.store;
     let row = sandbox();
-    let paused = |at| Paused { at, generation: None, quiesced: true, bytes: 1 };
+    let paused = |at| Paused { at, generation: None, quiesced: true, bytes: 1, memory_lost: false };
     let tx = begin(store).await;
     tx.insert_sandbox(&row).await.unwrap();
     assert!(tx.mark_running(&facts(&row, 1), 2).await.unwrap());
@@ -167,6 +186,29 @@ async fn full_rings_are_flushed_whole_and_twice_is_once() {
     tx.commit().await.unwrap();
     assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
     assert!(store.metric_points(&id, Tier::TenMinutes).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn points_that_no_ring_would_hold_any_more_are_forgotten() {
+    let db = open().await;
+    let store = &db.store;
+    let (id, other) = (sandbox().id, support::sandbox(8, 1).id);
+    let tx = begin(store).await;
+    tx.insert_metric_points(&id, &full_rings()).await.unwrap();
+    tx.insert_metric_points(&other, &full_rings()).await.unwrap();
+    // The same rings half an hour later: the raw ones of then are over, of the others some.
+    let later: Vec<Joined> = full_rings()
+        .into_iter()
+        .map(|joined| {
+            let timestamp_ms = joined.point.timestamp_ms + 30 * 60 * 1000;
+            Joined { point: Point { timestamp_ms, ..joined.point }, ..joined }
+        })
+        .collect();
+    tx.insert_metric_points(&id, &later).await.unwrap();
+    assert_eq!(tx.drop_fine_metric_points(&id).await.unwrap(), 1440, "as many as the rings hold");
+    assert_eq!(tx.drop_fine_metric_points(&other).await.unwrap(), 1440, "another's are its own");
+    tx.commit().await.unwrap();
+    assert_eq!(store.metric_points(&id, Tier::Day).await.unwrap().len(), 288);
 }
 
 fn template(id: &str, owner: u8, name: &str) -> Template {

@@ -42,6 +42,7 @@ pub(crate) fn sandbox(n: u128, created_at: i64) -> Sandbox {
         shape: Shape { vcpus: 2, memory_mb: 512, disk_mb: 5120 },
         network: Network::Internet,
         lifetime: Lifetime { timeout_sec: 60, ..Lifetime::default() },
+        lifetime_revision: 0,
         paused: None,
         metadata: BTreeMap::from([("purpose".to_owned(), "t\u{e9}st".to_owned())]),
         guest_ip: None,
@@ -67,6 +68,7 @@ pub(crate) fn facts(of: &Sandbox) -> SandboxFacts {
         guest_ip: Some("172.16.0.2".into()),
         uid: None,
         paused: None,
+        limits: of.limits(),
         phases: Vec::new(),
     }
 }

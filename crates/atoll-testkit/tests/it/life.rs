@@ -31,6 +31,21 @@ async fn destroy_wins_over_pause_and_resume() {
 }
 
 #[tokio::test]
+async fn a_cancelled_pause_and_resume_end_all_the_same() {
+    rules::a_cancelled_pause_and_resume_end_all_the_same(&driver()).await;
+}
+
+#[tokio::test]
+async fn lost_replies_of_pause_and_resume_are_told_again() {
+    rules::lost_replies_of_pause_and_resume_are_told_again(&driver()).await;
+}
+
+#[tokio::test]
+async fn an_older_change_of_limits_never_wins() {
+    rules::an_older_change_of_limits_never_wins(&driver()).await;
+}
+
+#[tokio::test]
 async fn templates_are_made_copied_and_dropped() {
     rules::templates_are_made_copied_and_dropped(&driver()).await;
 }

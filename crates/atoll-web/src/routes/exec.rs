@@ -21,6 +21,7 @@ use crate::caller::Caller;
 use crate::error::WebError;
 use crate::extract::{IdempotencyKey, Json, Path, Query, mark_replayed};
 use crate::follow::{Follow, Which};
+use crate::metrics::Streamed;
 use crate::socket::Upgrade;
 use crate::{Web, render};
 
@@ -138,6 +139,7 @@ async fn exec_stream(
         }
         None => Which::New,
     };
-    let follow = Follow { control: web.control, caller, id, which, permit };
+    let streamed = Streamed("/v1/sandboxes/{id}/exec/stream");
+    let follow = Follow { control: web.control, caller, id, which, streamed, permit };
     Ok(upgrade.run(|reader, writer| follow.run(reader, writer)))
 }

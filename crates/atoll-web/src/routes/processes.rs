@@ -18,6 +18,7 @@ use crate::caller::Caller;
 use crate::error::WebError;
 use crate::extract::{Path, Query};
 use crate::follow::{Follow, Which};
+use crate::metrics::Streamed;
 use crate::socket::Upgrade;
 use crate::{Web, render};
 
@@ -110,6 +111,7 @@ async fn stream(
     let permit = web.control.open_stream(&caller, &id).await?;
     let from = FollowFrom { offset: query.offset.unwrap_or(0), backpressure: query.backpressure };
     let which = Which::Running { process, from };
-    let follow = Follow { control: web.control, caller, id, which, permit };
+    let streamed = Streamed("/v1/sandboxes/{id}/processes/{process}/stream");
+    let follow = Follow { control: web.control, caller, id, which, streamed, permit };
     Ok(upgrade.run(|reader, writer| follow.run(reader, writer)))
 }

@@ -5,7 +5,8 @@
 //! Deliberately absent: VMs, and the rules of a host's life (the simulated host of atoll-testkit has them).
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use atoll_control::ports::HostDriver;
 use atoll_domain::SandboxId;
@@ -16,7 +17,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::{Damage, Scrubbed};
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_guest_client::GuestStream;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -78,6 +79,41 @@ impl Lie {
     }
 }
 
+const OLD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"version\":\"0.6.2\",\"protocol\":1}";
+
+/// A stream whose answer is lost if it is that of a start, and an older agent's if it is about that.
+fn between(mut agent: TcpStream, lose_start: Arc<AtomicBool>, is_old: bool) -> GuestStream {
+    let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move {
+        let mut first = vec![0; 64 * 1024];
+        let length = theirs.read(&mut first).await.unwrap_or(0);
+        first.truncate(length);
+        let is_start = first.windows(21).any(|part| part == b"process.Process/Start");
+        if is_old && first.starts_with(b"GET /health") {
+            let _ = theirs.write_all(OLD.as_bytes()).await;
+            return;
+        }
+        if agent.write_all(&first).await.is_err() {
+            return;
+        }
+        if !is_start || !lose_start.load(Ordering::Relaxed) {
+            let _ = tokio::io::copy_bidirectional(&mut agent, &mut theirs).await;
+            return;
+        }
+        lose_start.store(false, Ordering::Relaxed);
+        let (mut from_agent, mut to_agent) = agent.split();
+        let (mut from_client, _to_client) = tokio::io::split(theirs);
+        let rest = async move { tokio::io::copy(&mut from_client, &mut to_agent).await };
+        let answered = async move { from_agent.read(&mut [0; 1]).await };
+        // It has begun to answer, so the process runs.
+        tokio::select! {
+            _ = answered => {}
+            Err(_) = rest => {}
+        }
+    });
+    Box::new(ours)
+}
+
 /// A host whose sandboxes are all the same agent.
 pub(crate) struct AgentHost {
     address: String,
@@ -87,8 +123,14 @@ pub(crate) struct AgentHost {
     paused: Mutex<BTreeMap<SandboxId, SandboxFacts>>,
     /// What the next create waits at.
     pub(crate) gate: Mutex<Option<Gate>>,
+    /// What the next connection to the agent waits at.
+    pub(crate) stream_gate: Mutex<Option<Gate>>,
     /// What the agent says instead of its answers.
     pub(crate) lie: Mutex<Option<Lie>>,
+    /// The next start of a process is carried out, and its answer is lost.
+    pub(crate) lose_start: Arc<AtomicBool>,
+    /// The agent says that it is one from before operations.
+    pub(crate) is_old: AtomicBool,
     /// What a scrub finds.
     pub(crate) damaged: Mutex<Vec<Damage>>,
     /// The id of the template that was made last.
@@ -105,7 +147,10 @@ impl AgentHost {
             fault: Mutex::default(),
             paused: Mutex::default(),
             gate: Mutex::default(),
+            stream_gate: Mutex::default(),
             lie: Mutex::default(),
+            lose_start: Arc::default(),
+            is_old: AtomicBool::default(),
             damaged: Mutex::default(),
             template: Mutex::default(),
             events: Mutex::default(),
@@ -131,6 +176,7 @@ fn facts(id: SandboxId) -> SandboxFacts {
         guest_ip: Some("169.254.0.21".into()),
         uid: Some(70_000),
         paused: None,
+        limits: Limits::default(),
         phases: Vec::new(),
     }
 }
@@ -150,7 +196,8 @@ impl HostDriver for AgentHost {
         Box::pin(async move {
             self.fault()?;
             let generation = (mode == PauseMode::Memory).then(|| "g".to_owned());
-            let paused = Paused { at: 1_700_000_000_000_000, generation, quiesced: true, bytes: 4096 };
+            let paused =
+                Paused { at: 1_700_000_000_000_000, generation, quiesced: true, bytes: 4096, memory_lost: false };
             let paused_facts = SandboxFacts {
                 incarnation: call.incarnation,
                 state: HostSandboxState::Paused,
@@ -192,7 +239,7 @@ impl HostDriver for AgentHost {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn set_lifetime(&self, _: SandboxId, _: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
+    fn set_lifetime(&self, _: SandboxId, _: Limits) -> BoxFuture<'_, Result<(), HostError>> {
         Box::pin(async { self.fault() })
     }
 
@@ -254,8 +301,17 @@ impl HostDriver for AgentHost {
         if let Some(lie) = self.lie.lock().unwrap().clone() {
             return Box::pin(async { Ok(lie.stream()) });
         }
-        Box::pin(async {
+        let gate = self.stream_gate.lock().unwrap().take();
+        let lose_start = Arc::clone(&self.lose_start);
+        let is_old = self.is_old.load(Ordering::Relaxed);
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.pass().await;
+            }
             let stream = TcpStream::connect(address).await.map_err(|e| HostError::Unavailable(e.to_string()))?;
+            if is_old || lose_start.load(Ordering::Relaxed) {
+                return Ok(between(stream, lose_start, is_old));
+            }
             Ok(Box::new(stream) as GuestStream)
         })
     }

@@ -35,7 +35,7 @@ async fn ask(address: &str, method: Method, path: &str, headers: &[(&str, &str)]
 async fn it_speaks_for_the_agent_and_for_nothing_else() {
     let (service, _, address) = served().await;
     let (status, health) = ask(&address, Method::GET, "/health", &[], "").await;
-    assert_eq!((status, &health["protocol"]), (200, &json!(1)), "{health}");
+    assert_eq!((status, &health["protocol"]), (200, &json!(2)), "{health}");
     let kind = ("content-type", "application/json");
     let (status, list) = ask(&address, Method::POST, "/process.Process/List", &[kind], "{}").await;
     assert_eq!((status, list), (200, json!({})));

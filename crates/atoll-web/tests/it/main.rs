@@ -7,6 +7,7 @@
 )]
 
 mod agent_host;
+mod bounds;
 mod debug_port;
 mod document;
 mod files;

@@ -362,6 +362,111 @@ async fn a_background_process_under_a_key_is_started_once() {
 }
 
 #[tokio::test]
+async fn while_a_start_under_a_key_is_under_way_the_key_starts_nothing_else() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let start =
+        async |body: &Value| service.call(Method::POST, &path, &[("idempotency-key", "k")], body.to_string()).await;
+    let nap = json!({ "cmd": "sleep", "args": ["1000"], "background": true });
+    let gate = service.hold_next_stream();
+    let (first, ()) = tokio::join!(start(&nap), async {
+        eventually("the start is under way", async || gate.reached()).await;
+        assert_eq!(start(&nap).await.problem(409, "in_progress")["retryable"], true);
+        let other = json!({ "cmd": "sleep", "args": ["2000"], "background": true });
+        start(&other).await.problem(422, "idempotency_mismatch");
+        gate.open();
+    });
+    assert_eq!((first.status.as_u16(), first.header("idempotency-replayed")), (202, ""));
+    let again = start(&nap).await;
+    assert_eq!((again.status.as_u16(), again.header("idempotency-replayed")), (202, "true"));
+    assert_eq!(again.json(), first.json());
+    let processes = format!("/v1/sandboxes/{id}/processes");
+    let listed = service.get(&processes).await.json();
+    assert_eq!(listed["processes"].as_array().unwrap().len(), 1, "{listed}");
+    service.delete(&format!("{processes}/{}", first.json()["pid"])).await;
+}
+
+#[tokio::test]
+async fn a_start_whose_answer_was_lost_is_found_under_its_key_and_not_repeated() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let start = async |key: &str, body: &Value| {
+        service.call(Method::POST, &path, &[("idempotency-key", key)], body.to_string()).await
+    };
+    for (key, then) in [("ended", "exit 3"), ("lives", "exec sleep 1000")] {
+        let proof = service.dir.path().join(key);
+        let line = format!("echo $$ >> {}; {then}", proof.display());
+        let body = json!({ "cmd": "/bin/sh", "args": ["-c", line], "background": true });
+        service.lose_next_start();
+        start(key, &body).await.problem(502, "agent_error");
+        // It may end before it is asked for again: then the list of what runs does not know it.
+        let listed = async || service.get(&format!("/v1/sandboxes/{id}/processes")).await.json()["processes"].clone();
+        let lives = then.starts_with("exec");
+        eventually("it has done its work", async || {
+            std::fs::read_to_string(&proof).is_ok_and(|text| text.ends_with('\n'))
+                && (lives || listed().await == json!([]))
+        })
+        .await;
+        let again = start(key, &body).await;
+        assert_eq!((again.status.as_u16(), again.header("idempotency-replayed")), (202, "true"), "{again:?}");
+        let third = start(key, &body).await;
+        assert_eq!(third.json(), again.json());
+        let did = std::fs::read_to_string(&proof).unwrap();
+        assert_eq!(did.trim(), again.json()["pid"].to_string(), "it was started once");
+        if lives {
+            let tag = again.json()["tag"].as_str().unwrap().to_owned();
+            assert_eq!(service.delete(&format!("/v1/sandboxes/{id}/processes/{tag}")).await.status, 204);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_without_operations_is_asked_what_runs_and_starts_nothing_again_for_a_while() {
+    let (service, id) = Service::with_sandbox().await;
+    service.age_agent();
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let start = async |key: &str, body: &Value| {
+        service.call(Method::POST, &path, &[("idempotency-key", key)], body.to_string()).await
+    };
+    let listed = async || service.get(&format!("/v1/sandboxes/{id}/processes")).await.json()["processes"].clone();
+    let lives = json!({ "cmd": "sleep", "args": ["1000"], "background": true });
+    service.lose_next_start();
+    start("lives", &lives).await.problem(502, "agent_error");
+    let again = start("lives", &lives).await;
+    assert_eq!((again.status.as_u16(), again.header("idempotency-replayed")), (202, "true"), "{again:?}");
+    assert_eq!(listed().await.as_array().unwrap().len(), 1);
+    let tag = again.json()["tag"].as_str().unwrap().to_owned();
+    assert_eq!(service.delete(&format!("/v1/sandboxes/{id}/processes/{tag}")).await.status, 204);
+    eventually("its end", async || listed().await == json!([])).await;
+    let ends = json!({ "cmd": "true", "background": true });
+    service.lose_next_start();
+    start("ends", &ends).await.problem(502, "agent_error");
+    eventually("its end", async || listed().await == json!([])).await;
+    start("ends", &ends).await.problem(409, "in_progress");
+}
+
+#[tokio::test]
+async fn of_two_starts_with_one_tag_one_is_refused() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/exec");
+    let body = json!({ "cmd": "sleep", "args": ["1000"], "background": true, "tag": "one" }).to_string();
+    for _ in 0..10 {
+        let starts = (0..4).map(|_| service.post(&path, body.clone()));
+        let answers = futures_util::future::join_all(starts).await;
+        let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [202, 409, 409, 409]);
+        let listed = service.get(&format!("/v1/sandboxes/{id}/processes")).await.json();
+        assert_eq!(listed["processes"].as_array().unwrap().len(), 1, "{listed}");
+        assert_eq!(service.delete(&format!("/v1/sandboxes/{id}/processes/one")).await.status, 204);
+        eventually("its end", async || {
+            service.get(&format!("/v1/sandboxes/{id}/processes")).await.json()["processes"] == json!([])
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn logs_are_the_consoles_bytes_as_plain_text() {
     let (service, id) = Service::with_sandbox().await;
     let all = service.get(&format!("/v1/sandboxes/{id}/logs")).await;

@@ -137,6 +137,75 @@ async fn standard_input_is_fed() {
 }
 
 #[tokio::test]
+async fn stop_is_heard_behind_any_input_and_what_does_not_fit_is_refused() {
+    let (service, id) = Service::with_sandbox().await;
+    let mut start = shell("exec sleep 1000");
+    start["stdin"] = json!(true);
+    let (mut socket, _) = begin(&service, &id, start).await;
+    // More than all buffers on the way hold.
+    let piece = json!({ "type": "stdin", "data": "x".repeat(200 * 1024) });
+    for _ in 0..200 {
+        socket.send(piece.clone()).await;
+    }
+    socket.send(json!({ "type": "stop" })).await;
+    let frames = socket.rest().await;
+    let refused: Vec<_> = frames.iter().filter(|frame| frame["type"] == "error").collect();
+    assert_eq!(refused.len(), 1, "{frames:?}");
+    assert_eq!((&refused[0]["code"], &refused[0]["fatal"]), (&json!("too_many"), &json!(false)));
+    assert_eq!(frames.last(), Some(&json!({ "type": "exit", "exit_code": 137, "signal": 9 })));
+}
+
+#[tokio::test]
+async fn whoever_asks_is_told_how_much_input_was_taken_and_loses_none() {
+    const TOTAL: u64 = 40 << 20;
+    let (service, id) = Service::with_sandbox().await;
+    let go = service.dir.path().join("go");
+    let mut start = shell(&format!("while [ ! -e {} ]; do sleep 0.05; done; wc -c", go.display()));
+    start["stdin"] = json!(true);
+    start["input_acks"] = json!(true);
+    let (mut socket, started) = begin(&service, &id, start).await;
+    let window = started["input_window"].as_u64().unwrap();
+    let (mut sent, mut taken) = (0, 0);
+    let piece = "x".repeat(128 * 1024);
+    while taken < TOTAL {
+        while sent < TOTAL && sent - taken + piece.len() as u64 <= window {
+            socket.send(json!({ "type": "stdin", "data": piece })).await;
+            sent += piece.len() as u64;
+        }
+        // It reads only once no more would go on its way.
+        if !go.exists() && sent - taken + piece.len() as u64 > window {
+            std::fs::write(&go, "").unwrap();
+        }
+        let frame = socket.frame().await;
+        assert_eq!(frame["type"], "input_taken", "{frame}");
+        taken = frame["bytes"].as_u64().unwrap();
+        assert!(taken <= sent);
+    }
+    socket.send(json!({ "type": "close_stdin" })).await;
+    let frames = socket.rest().await;
+    let out: Vec<u8> = frames.iter().filter(|frame| frame["type"] == "stdout").flat_map(bytes).collect();
+    assert_eq!(String::from_utf8(out).unwrap().trim(), TOTAL.to_string(), "{frames:?}");
+}
+
+#[tokio::test]
+async fn streams_are_counted_with_their_times() {
+    let (service, id) = Service::with_sandbox().await;
+    let (mut socket, _) = begin(&service, &id, shell("echo out")).await;
+    socket.rest().await;
+    let page = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    let route = "route=\"/v1/sandboxes/{id}/exec/stream\"";
+    for series in [
+        format!("atoll_stream_start_duration_seconds_count{{{route}}} "),
+        format!("atoll_stream_output_duration_seconds_count{{{route}}} "),
+        format!("atoll_stream_output_duration_seconds_bucket{{{route},le=\"+Inf\"}} "),
+        format!("atoll_http_request_duration_seconds_count{{{route},method=\"GET\",status=\"101\"}} "),
+    ] {
+        let value = page.lines().find_map(|line| line.strip_prefix(&series));
+        assert!(value.is_some_and(|value| value.parse::<u64>().unwrap() > 0), "{series}\n{page}");
+    }
+}
+
+#[tokio::test]
 async fn what_fails_after_the_upgrade_is_told_and_closed() {
     let (service, id) = Service::with_sandbox().await;
     let path = format!("/v1/sandboxes/{id}/exec/stream");

@@ -156,6 +156,16 @@ impl Service {
         *self.host.lie.lock().unwrap() = lie;
     }
 
+    /// Lets the agent say that it is one from before operations.
+    pub(crate) fn age_agent(&self) {
+        self.host.is_old.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Lets the next process start, and loses the answer.
+    pub(crate) fn lose_next_start(&self) {
+        self.host.lose_start.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Whether the body of an answer breaks off.
     pub(crate) async fn broken(&self, path: &str, body: &str) -> bool {
         let stream = TcpStream::connect(&self.address).await.unwrap();
@@ -173,6 +183,13 @@ impl Service {
     pub(crate) fn hold_next_create(&self) -> Gate {
         let gate = Gate::default();
         *self.host.gate.lock().unwrap() = Some(gate.clone());
+        gate
+    }
+
+    /// Makes the next connection to the agent wait.
+    pub(crate) fn hold_next_stream(&self) -> Gate {
+        let gate = Gate::default();
+        *self.host.stream_gate.lock().unwrap() = Some(gate.clone());
         gate
     }
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Heard, Service, Socket};
+use crate::support::{Heard, Service, Socket, eventually};
 
 fn start() -> Value {
     json!({ "type": "start", "cmd": "/bin/sh", "args": [], "cols": 80, "rows": 24, "envs": { "PS1": "$ " }, "cwd": "", "user": "" })
@@ -114,4 +114,55 @@ async fn keystrokes_keep_their_order() {
     socket.send_raw(Message::binary("end\n")).await;
     until(&mut socket, &format!("{text}end")).await;
     socket.send(json!({ "type": "kill" })).await;
+}
+
+#[tokio::test]
+async fn what_a_binary_terminal_missed_is_told_in_a_text_frame() {
+    let (service, id) = Service::with_sandbox().await;
+    let path = format!("/v1/sandboxes/{id}/pty?wire=binary");
+    let mark = service.dir.path().join("written");
+    // More than is kept, and no line's end in it, which a terminal would change.
+    let total = 3_000_000;
+    let line = format!("head -c {total} /dev/zero; touch {}; read x; exit 4", mark.display());
+    let mut socket = service.socket(&path).await;
+    socket.send(json!({ "type": "start", "cmd": "/bin/sh", "args": ["-c", line] })).await;
+    let started = socket.frame().await;
+    assert_eq!(started["offset"], 0, "{started}");
+    // Nobody reads, and the program goes on.
+    drop(socket);
+    eventually("all is written", async || mark.exists()).await;
+
+    let left: u64 = 1000;
+    let mut again = service.socket(&path).await;
+    again.send(json!({ "type": "connect", "tag": started["tag"], "offset": left })).await;
+    let started = again.frame().await;
+    assert_eq!((&started["type"], &started["offset"]), (&json!("started"), &json!(left)));
+    // Bytes are counted from the offset in `started`; what is told as a gap is counted with them.
+    let (mut at, mut gaps) = (left, 0);
+    while at < total {
+        match again.hear().await {
+            Heard::Frame(frame) if frame["type"] == "gap" => {
+                assert_eq!(frame["offset"], at, "{frame}");
+                let missed = frame["bytes"].as_u64().unwrap();
+                assert!(missed > 0, "{frame}");
+                (at, gaps) = (at + missed, gaps + missed);
+            }
+            Heard::Frame(frame) if frame["type"] == "ping" => {}
+            Heard::Binary(bytes) => {
+                assert!(bytes.iter().all(|byte| *byte == 0), "{bytes:?}");
+                at += bytes.len() as u64;
+            }
+            other => panic!("{other:?} at {at}"),
+        }
+    }
+    assert_eq!(at, total);
+    assert!(gaps > 0, "all {total} bytes were kept");
+    again.send_raw(Message::binary("\n")).await;
+    loop {
+        match again.hear().await {
+            Heard::Binary(_) => {}
+            Heard::Frame(frame) => break assert_eq!(frame, json!({ "type": "exit", "exit_code": 4 })),
+            other @ Heard::Closed(_) => panic!("{other:?}"),
+        }
+    }
 }

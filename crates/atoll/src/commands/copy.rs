@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use atoll_api::{ErrorCode, ExecRequest, FileKind, StreamStart};
-use atoll_client::{Client, ExecEvent, ExecStream};
+use atoll_client::{Client, ExecEvent, ExecStream, INPUT};
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
@@ -168,12 +168,11 @@ async fn upload_folder(client: &Client, id: &str, local: PathBuf, target: &str, 
     let script = "mkdir -p -- \"$1\" && exec tar -xpf - -C \"$1\"";
     let mut tar = Tar::start(client, id, sh(script, target), true).await?;
     while let Some(piece) = pieces.recv().await {
-        // What it says meanwhile must be taken, or it would stop reading.
         tar.feed(&piece.bytes).await?;
         bar.inc(piece.content);
     }
     let left_out = packing.await.context("packing failed")??;
-    tar.stream.close_input().await?;
+    tar.close_input().await?;
     while tar.next().await?.is_some() {}
     for path in left_out {
         output::hint(&format!("warning: {} is no file, folder or link and was left out", path.display()));
@@ -203,12 +202,38 @@ impl Tar {
         }
     }
 
-    /// Sends it input; what it says is heard.
+    /// Sends it input; what it says meanwhile is heard.
     async fn feed(&mut self, bytes: &[u8]) -> Result<()> {
-        while let Some(Ok(event)) = futures_util::FutureExt::now_or_never(self.stream.next()) {
+        for piece in bytes.chunks(INPUT) {
+            if self.takes_more().await? {
+                self.stream.input(piece).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes its input behind what was sent.
+    async fn close_input(&mut self) -> Result<()> {
+        if self.takes_more().await? {
+            self.stream.close_input().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it takes more, for as long as the sandbox lives: a disk that stands still for a minute is no reason to lose a copy. One
+    /// that has ended well needs no more.
+    async fn takes_more(&mut self) -> Result<bool> {
+        while !self.ended
+            && let Some(event) = self.stream.next().now_or_never()
+        {
+            self.hear(event?)?;
+        }
+        while !self.ended
+            && let Some(event) = self.stream.room().await?
+        {
             self.hear(event)?;
         }
-        Ok(self.stream.input(bytes).await?)
+        Ok(!self.ended)
     }
 
     /// Its next output; none when it ended well.

@@ -12,6 +12,7 @@ use atoll_client::Client;
 use super::request;
 use crate::args::{CreateArgs, Global, LifetimeArgs, Output};
 use crate::output;
+use crate::progress::waiting;
 
 /// Creates a sandbox and prints its id.
 pub(crate) async fn create(client: &Client, global: &Global, args: &CreateArgs) -> Result<()> {
@@ -26,7 +27,7 @@ pub(crate) async fn create(client: &Client, global: &Global, args: &CreateArgs) 
         debug_port: args.debug_port,
         ..request(&args.shape)?
     };
-    let sandbox = client.create(&request).await?;
+    let sandbox = waiting("the sandbox starts", global.quiet, client.create(&request)).await?;
     if !global.quiet {
         tell_phases(&sandbox);
     }

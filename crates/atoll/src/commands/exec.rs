@@ -94,6 +94,7 @@ pub(crate) async fn follow(
         tag: None,
         timeout_sec: request.timeout_sec,
         stdin: interactive,
+        input_acks: interactive,
         // As at a pipe: whoever reads here wants every byte.
         backpressure: true,
     };
@@ -148,14 +149,21 @@ impl Followed {
     async fn go_on(&mut self, stop: &CancellationToken) -> Result<Ended> {
         let mut started = self.tag.is_some();
         loop {
+            let (is_fed, has_room) = (started && self.input.is_some(), self.stream.has_room());
             let reading = async {
                 match &mut self.input {
                     Some(input) => input.read().await,
                     None => std::future::pending().await,
                 }
             };
+            // A program that says nothing may have read: room for more wakes, too.
+            let heard = async {
+                if is_fed && !has_room { self.stream.room().await } else { self.stream.next().await.map(Some) }
+            };
             tokio::select! {
-                event = self.stream.next() => match event? {
+                event = heard => match event? {
+                    None => {}
+                    Some(event) => match event {
                     ExecEvent::Started { tag, .. } => {
                         started = true;
                         self.tag = self.tag.take().or(tag);
@@ -169,8 +177,9 @@ impl Followed {
                     ExecEvent::Exit(code) => return Ok(Ended::Exit(code)),
                     ExecEvent::Error(error) if started => return Err(refused(error)),
                     ExecEvent::Error(error) => return Ok(Ended::NotStarted(error)),
+                    },
                 },
-                bytes = reading, if started && self.stream.has_room() => {
+                bytes = reading, if is_fed && has_room => {
                     let bytes = bytes.context("standard input cannot be read")?;
                     if bytes.is_empty() {
                         self.input = None;

@@ -18,6 +18,7 @@ use super::exec::{as_program, command, follow, pass_on};
 use super::request;
 use crate::args::{Global, Output, RunArgs};
 use crate::failure::Interrupted;
+use crate::progress::waiting;
 use crate::settings::{Given, Settings};
 use crate::up::on_signal;
 use crate::{connect, one_shot, output};
@@ -26,7 +27,7 @@ use crate::{connect, one_shot, output};
 pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Result<()> {
     let stop = on_signal()?;
     if let Some(client) = connect::client_if_running(global, given)? {
-        return in_sandbox(&client, global, args, stop.token()).await;
+        return in_sandbox(&client, global, args, global.quiet, stop.token()).await;
     }
     if args.keep {
         bail!("--keep needs a running Atoll: start one with `atoll up`");
@@ -34,16 +35,24 @@ pub(crate) async fn run(global: &Global, args: &RunArgs, given: &Given) -> Resul
     let settings = Settings::from_given(given)?;
     let instance = one_shot::OneShot::start(given, &settings, global.quiet, stop.token()).await?;
     let ended = match instance.client() {
-        Ok(client) => in_sandbox(&client, global, args, stop.token()).await,
+        // An instance of its own shows its progress by itself.
+        Ok(client) => in_sandbox(&client, global, args, true, stop.token()).await,
         Err(error) => Err(error),
     };
     instance.stop().await;
     ended
 }
 
-async fn in_sandbox(client: &Client, global: &Global, args: &RunArgs, stop: &CancellationToken) -> Result<()> {
+async fn in_sandbox(
+    client: &Client,
+    global: &Global,
+    args: &RunArgs,
+    still: bool,
+    stop: &CancellationToken,
+) -> Result<()> {
     // Not given up at an interrupt: only the answer names what has to be destroyed.
-    let sandbox = client.create(&request(&args.shape)?).await?;
+    let request = request(&args.shape)?;
+    let sandbox = waiting("the sandbox starts", still, client.create(&request)).await?;
     if !global.quiet {
         tell_phases(&sandbox);
     }

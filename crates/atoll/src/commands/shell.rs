@@ -168,6 +168,7 @@ async fn follow(
                 TerminalEvent::Output(bytes) => output::write_stdout(&bytes)?,
                 TerminalEvent::Gap(bytes) => notice(&format!("[{bytes} bytes of output were lost]")),
                 TerminalEvent::Exit(code) => return Ok(code),
+                TerminalEvent::Error(error) if !error.fatal => output::hint(&error.data),
                 TerminalEvent::Error(error) => return Err(refused(error)),
             },
             keys = input.read(), if started && open => {

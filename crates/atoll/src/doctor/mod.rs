@@ -1,7 +1,7 @@
 //! `atoll doctor`: what on this machine helps or hinders, and what to do about it.
 //!
-//! How it works: each file here looks at one part of the machine and answers findings; a finding that is not well carries its
-//! remedy. They are read from the machine itself, so no running Atoll is needed. A failure makes the command end with 1, a warning
+//! How it works: each file here looks at one part of the machine and judges what it saw; a finding that is not well carries its
+//! remedy. What is seen is read from the machine itself, so no running Atoll is needed; judging is done by pure functions. A failure makes the command end with 1, a warning
 //! does not.
 //!
 //! Deliberately absent: changing anything.
@@ -115,6 +115,16 @@ fn read(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
+/// Checks how a finding is to be taken and that its remedy says this; what is well has none.
+#[cfg(test)]
+fn judged(finding: &Finding, level: Level, remedy: &str) {
+    assert_eq!(finding.level, level, "{finding:?}");
+    match &finding.remedy {
+        None => assert_eq!(level, Level::Ok, "{finding:?}"),
+        Some(text) => assert!(level != Level::Ok && text.contains(remedy), "{finding:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +162,8 @@ mod tests {
         ] {
             assert!(named.contains(&check), "{check} is missing of {named:?}");
         }
+        let version = found.iter().find(|finding| finding.check == "atoll").unwrap();
+        assert!(version.found.contains(env!("CARGO_PKG_VERSION")), "{version:?}");
         let pool = found.iter().find(|finding| finding.check == "addresses").unwrap();
         assert_eq!(pool.level, Level::Fail);
         assert!(!healthy(&found));

@@ -14,7 +14,7 @@ use atoll_domain::host::{
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
 use atoll_domain::scrub::Scrubbed;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::Limits;
 use atoll_guest_client::GuestStream;
 use atoll_host::HostAgent;
 use futures_util::FutureExt as _;
@@ -64,8 +64,8 @@ impl HostDriver for InProcess {
         ready(Ok(self.0.templates())).boxed()
     }
 
-    fn set_lifetime(&self, id: SandboxId, lifetime: Lifetime) -> BoxFuture<'_, Result<(), HostError>> {
-        async move { self.0.set_lifetime(&id, lifetime).await }.boxed()
+    fn set_lifetime(&self, id: SandboxId, limits: Limits) -> BoxFuture<'_, Result<(), HostError>> {
+        async move { self.0.set_lifetime(&id, limits).await }.boxed()
     }
 
     fn touch(&self, ids: Vec<SandboxId>) -> BoxFuture<'_, Result<(), HostError>> {

@@ -50,6 +50,9 @@ async fn suite(driver: Driver, agent: HostAgent) {
     conformance_life::the_disk_alone_boots(&driver).await;
     conformance_life::what_cannot_be_done_now_is_refused(&driver).await;
     conformance_life::destroy_wins_over_pause_and_resume(&driver).await;
+    conformance_life::a_cancelled_pause_and_resume_end_all_the_same(&driver).await;
+    conformance_life::lost_replies_of_pause_and_resume_are_told_again(&driver).await;
+    conformance_life::an_older_change_of_limits_never_wins(&driver).await;
     conformance_life::templates_are_made_copied_and_dropped(&driver).await;
     conformance_life::metrics_of_a_paused_one_can_be_flushed(&driver).await;
     conformance_life::a_scrub_reads_what_is_kept(&driver).await;

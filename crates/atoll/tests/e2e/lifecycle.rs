@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_api::SandboxStatus;
+use atoll_client::ExecEvent;
 use atoll_testkit::eventually;
 
 use crate::guest::{Guest, program, small};
@@ -50,11 +51,66 @@ fn the_admins_file_is_there_and_private_at_the_first_answer() {
     }
 }
 
+#[test]
+fn health_is_answered_before_there_is_any_image() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = atoll(&[]);
+    command.env("ATOLL_CACHE", cache.path());
+    let server = Server::start_as(Arc::new(Data::new()), command);
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let images = cache.path().join("images");
+    let finished = |entry: std::fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+    let built = std::fs::read_dir(images).into_iter().flatten().flatten().any(finished);
+    assert!(!built, "an image was built before it was asked: nothing is shown");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let health: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(health["version"], env!("CARGO_PKG_VERSION"), "{health}");
+    // What is being built is called off.
+    assert!(server.stop().success());
+    server.assert_nothing_left();
+}
+
+/// Of a process that nobody reads so many of its last bytes are kept, and little more.
+async fn assert_output_is_kept(guest: &Guest, kept: u64) {
+    const WRITTEN: u64 = 1_000_000;
+    let line = format!("head -c {WRITTEN} /dev/zero; touch /tmp/written; exec sleep 1000");
+    let start = atoll_api::StreamStart {
+        cmd: "bash".into(),
+        args: vec!["-c".into(), line],
+        tag: Some("talker".into()),
+        ..Default::default()
+    };
+    drop(guest.client.exec_stream(guest.id(), start).await.unwrap());
+    guest.sh("until [ -e /tmp/written ]; do sleep 0.05; done").await;
+    let mut late = guest.client.exec_reattach(guest.id(), "talker", 0).await.unwrap();
+    let (mut came, mut missed) = (0, 0);
+    while came + missed < WRITTEN {
+        match atoll_testkit::within("the output", late.next()).await.unwrap() {
+            ExecEvent::Stdout(bytes) => came += bytes.len() as u64,
+            ExecEvent::Gap(bytes) => missed += bytes,
+            ExecEvent::Started { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // Its pieces are of 32 KiB, and whole ones are forgotten.
+    assert!((kept..kept + (64 << 10)).contains(&came), "{came} bytes were kept, {missed} not");
+}
+
 #[tokio::test]
 async fn an_orderly_stop_leaves_nothing_and_the_rows_say_so() {
     let data = Arc::new(Data::new());
-    let server = Arc::new(Server::start_on(Arc::clone(&data)));
+    let mut command = atoll(&[]);
+    command.env("ATOLL_OUTPUT_KB", "64");
+    let server = Arc::new(Server::start_as(Arc::clone(&data), command));
     let guest = Guest::on(Arc::clone(&server), &small()).await;
+    assert_output_is_kept(&guest, 64 << 10).await;
     assert!(!data.remains(&server.made()).is_empty(), "the search finds what is there");
     assert!(server.stop().success());
     server.assert_nothing_left();
@@ -153,6 +209,30 @@ async fn a_guest_that_powers_off_is_marked_and_leaves_nothing() {
     eventually("everything to be given back", cleaned).await;
 }
 
+/// As many guests boot at once as the host has cores: never more, or the time that they took would be more than that many clocks show;
+/// and not one after the other, or it would be less than one shows.
+async fn assert_boots_shared_the_cores(guests: &[Guest], took: Duration) {
+    let cores = u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    let (mut booting, mut waited) = (0.0, 0);
+    for guest in guests {
+        let phases = guest.server.local().sandbox(guest.id()).await.unwrap().host.unwrap().phases;
+        let of = |names: &[&str]| {
+            phases.iter().filter(|phase| names.contains(&phase.name.as_str())).map(|phase| phase.ms).sum::<f64>()
+        };
+        let boot = of(&["keeper", "boot", "init"]);
+        assert!(boot > 0.0, "{phases:?}");
+        booting += boot / 1000.0;
+        // Longer than a whole boot: it stood in the queue.
+        waited += u32::from(of(&["queue"]) > boot);
+    }
+    let most = f64::from(cores) * took.as_secs_f64();
+    println!("{} boots took {booting:.1} s on {cores} cores in {:.1} s", guests.len(), took.as_secs_f64());
+    assert!(booting <= most, "{booting:.1} s of boots in {most:.1} s of {cores} cores: too many at once");
+    let alone = cores < 2 || booting > took.as_secs_f64();
+    assert!(alone, "{booting:.1} s of boots in {:.1} s: one after the other", took.as_secs_f64());
+    assert!(waited > 0, "no boot had to wait for another");
+}
+
 #[tokio::test]
 async fn twenty_created_at_once_all_answer() {
     let server = Arc::new(Server::start());
@@ -166,7 +246,9 @@ async fn twenty_created_at_once_all_answer() {
             guest
         }
     });
+    let since = Instant::now();
     let guests = futures_util::future::join_all(many).await;
+    assert_boots_shared_the_cores(&guests, since.elapsed()).await;
     let hosts: std::collections::BTreeSet<_> = guests.iter().map(|guest| guest.sandbox.host_ip.clone()).collect();
     assert_eq!(hosts.len(), 20, "each has an address of its own");
     assert_eq!(server.client().sandboxes().await.unwrap().len(), 20);

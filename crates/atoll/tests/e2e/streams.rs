@@ -103,6 +103,30 @@ async fn a_reader_that_stalls_slows_nothing_and_what_it_missed_is_counted() {
 }
 
 #[tokio::test]
+async fn whoever_stands_still_for_minutes_loses_neither_output_nor_input() {
+    // Longer than any limit of a connection on the way; it is the programs that wait.
+    const STILL: u32 = 140;
+    let guest = Guest::new().await;
+    let total: u64 = 100 << 20;
+    let line = format!("head -c {total} /dev/zero; sleep {STILL}; echo last; exit 5");
+    let mut reader = guest.client.exec_stream(guest.id(), shell(&line, None, false)).await.unwrap();
+    assert!(matches!(next(&mut reader).await, ExecEvent::Started { .. }));
+    let line = format!("sleep {STILL}; wc -c");
+    let mut feeder = guest.client.exec_stream(guest.id(), shell(&line, None, true)).await.unwrap();
+    assert!(matches!(next(&mut feeder).await, ExecEvent::Started { .. }));
+    // More than all buffers on the way hold.
+    let input = vec![7; 32 << 20];
+    feeder.input(&input).await.unwrap();
+    feeder.close_input().await.unwrap();
+    let (out, _, gaps, code) = drain(&mut feeder).await;
+    assert_eq!((String::from_utf8_lossy(&out).trim(), gaps, code), (input.len().to_string().as_str(), 0, 0));
+    let (out, _, gaps, code) = drain(&mut reader).await;
+    assert_eq!((out.len() as u64 + gaps, code), (total + 5, 5));
+    assert!(out.ends_with(b"last\n"));
+    guest.end().await;
+}
+
+#[tokio::test]
 async fn processes_are_listed_and_killed_by_pid_and_tag() {
     let guest = Guest::new().await;
     let mut stream = guest.client.exec_stream(guest.id(), shell("exec sleep 7000", Some("nap"), false)).await.unwrap();

@@ -1,11 +1,42 @@
 //! Create, list, look, run, destroy; and what is left afterwards.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use atoll_host::remains;
 
-use crate::server::{Ended, Server, binary};
+use crate::server::{Ended, PATIENCE, Server, binary};
+
+/// `logs -f` prints what the console says while it runs, once, and ends with the sandbox or an interrupt.
+fn follows_the_console(server: &Server, id: &str) {
+    let say = |text: &str| server.ok(&["exec", id, "--", "sh", "-c", &format!("echo {text} > /dev/console")]);
+    say("said-$((20 + 1))-before");
+    let mut following = server.atoll(&["logs", "-f", id]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let (sender, heard) = std::sync::mpsc::sync_channel(64);
+    // Ends with the output; nobody may listen any more.
+    let reader = std::thread::spawn(move || lines.try_for_each(|line| sender.send(line)));
+    let mut all = Vec::new();
+    let mut until = |text: &str| {
+        while !all.last().is_some_and(|line: &String| line.contains(text)) {
+            all.push(heard.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no `{text}` after {all:?}")));
+        }
+    };
+    until("said-21-before");
+    say("said-$((20 + 2))-meanwhile");
+    until("said-22-meanwhile");
+    say("said-$((20 + 3))-later");
+    until("said-23-later");
+    for text in ["said-21-before", "said-22-meanwhile", "said-23-later"] {
+        assert_eq!(all.iter().filter(|line| line.contains(text)).count(), 1, "{text}: {all:?}");
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(following.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let ended = following.wait().unwrap();
+    assert!(ended.success(), "{ended}");
+    drop(heard);
+    let _ = reader.join().unwrap();
+}
 
 #[test]
 fn the_life_of_a_sandbox_on_the_command_line_and_nothing_left_after_an_orderly_stop() {
@@ -30,6 +61,8 @@ fn the_life_of_a_sandbox_on_the_command_line_and_nothing_left_after_an_orderly_s
 
     let said = server.ok(&["logs", &id]);
     assert!(said.contains("atoll"), "the console holds the agent's start: {said:?}");
+
+    follows_the_console(&server, &id);
 
     let input: String = (0..60_000).map(|n| format!("{n}\n")).collect();
     let mut child = server.atoll(&["exec", "-i", &id, "--", "sort", "-n"]);

@@ -2,7 +2,11 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
+use crate::pty::OnTerminal;
 use crate::server::Server;
+
+/// A `tar` that says much more than anything on the way holds, before it reads.
+const TALKATIVE: &str = "#!/bin/sh\nyes complaint | head -c 12000000 >&2\nexec /usr/bin/tar \"$@\"\n";
 
 #[test]
 fn files_and_folders_come_back_as_they_went_and_nothing_leads_out() {
@@ -32,6 +36,27 @@ fn files_and_folders_come_back_as_they_went_and_nothing_leads_out() {
     assert_eq!(server.ok(&["cp", &format!("{id}:/root/run.sh"), "-"]), "#!/bin/sh\necho ran");
     server.ok(&["cp", &format!("{id}:/root/tree/sub/big"), "."]);
     assert!(std::fs::read(dir.join("big")).unwrap() == big);
+
+    // On a terminal it says how far it is; elsewhere, and when it shall be quiet, it says nothing.
+    let big_there = format!("{there}big");
+    for arguments in [["cp", "tree", &there], ["cp", "tree/sub/big", &there], ["cp", &big_there, "again"]] {
+        let mut copying = OnTerminal::start(&server.atoll(&arguments), 24, 80);
+        copying.expect("iB");
+        assert_eq!(copying.wait(), Some(0), "{arguments:?}");
+    }
+    let mut quiet = OnTerminal::start(&server.atoll(&["-q", "cp", &big_there, "again"]), 24, 80);
+    assert_eq!((quiet.wait(), quiet.seen()), (Some(0), ""));
+    let piped = server.run(&["cp", &big_there, "again"]);
+    assert_eq!((piped.code, piped.stderr.as_str()), (Some(0), ""));
+    assert!(std::fs::read(dir.join("again")).unwrap() == big);
+
+    // A sandbox that says much and takes nothing meanwhile is listened to.
+    std::fs::write(dir.join("tar"), TALKATIVE).unwrap();
+    server.ok(&["cp", "tar", &format!("{id}:/usr/local/bin/tar")]);
+    server.ok(&["exec", &id, "--", "chmod", "755", "/usr/local/bin/tar"]);
+    server.ok(&["cp", "tree", &format!("{id}:/root/late")]);
+    let same = "cmp /root/tree/sub/big /root/late/sub/big && rm -r /root/late /usr/local/bin/tar";
+    server.ok(&["exec", &id, "--", "sh", "-c", same]);
 
     assert_eq!(server.run(&["cp", &format!("{id}:/nowhere"), "x"]).code, Some(3));
     assert_eq!(server.run(&["cp", "nowhere", &there]).code, Some(3));

@@ -28,6 +28,9 @@ impl OnTerminal {
         set_size(&path, rows, cols);
         let mut all = Command::new("setsid");
         all.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        if let Some(dir) = command.get_current_dir() {
+            all.current_dir(dir);
+        }
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => all.env(name, value),
@@ -67,6 +70,11 @@ impl OnTerminal {
             let n = self.master.read(&mut buffer).unwrap();
             self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
+    }
+
+    /// What was shown since the last call of [`OnTerminal::expect`].
+    pub(crate) fn seen(&self) -> &str {
+        &self.seen
     }
 
     /// Whether the terminal is as a shell leaves it: lines and echo.

@@ -1,5 +1,5 @@
 //! What an Atoll finds when it starts again: sandboxes as they were, a stream to go on with, a restarted machine, a newer build's
-//! sandbox, a long path.
+//! sandbox, a long path, claims that were wiped.
 
 use std::fs;
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use atoll_api::{CreateSandboxRequest, SandboxStatus, StreamStart};
 use atoll_client::{ExecEvent, ExecStream};
+use atoll_net::{SLOTS, Slot, Slots};
 
 use super::world::{LIMIT, World, request, shell, until};
 
@@ -179,5 +180,70 @@ async fn a_data_directory_with_a_long_path_works_from_end_to_end() {
     assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
     world.agrees().await;
     world.client().destroy(&made.id).await.unwrap();
+    world.agrees().await;
+}
+
+/// Claims of somebody who does not exist, given back however the test ends.
+struct Claims(atoll_domain::InstanceId, Vec<atoll_domain::SandboxId>);
+
+impl Claims {
+    /// As many as make everybody's next number a high one.
+    fn fill(count: u8) -> Self {
+        let claims = Self(
+            atoll_domain::InstanceId::from_random([0xfa, 0x11, 0xed]),
+            (0..count).map(|n| atoll_domain::SandboxId::from_random([n; 16])).collect(),
+        );
+        for id in &claims.1 {
+            Slots::of_machine().claim(&claims.0, id, SLOTS).unwrap();
+        }
+        claims
+    }
+
+    fn give_back(&self) {
+        self.1.iter().for_each(|id| Slots::of_machine().release(&self.0, id).unwrap());
+    }
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// `/run/atoll` may be wiped while VMs run. Others run on this machine, so only this sandbox's own claim is: its number is a high one,
+/// and lower ones are free for whoever wants one meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_whose_claim_was_wiped_has_its_slot_again_and_is_left_alone_if_somebody_else_has_it() {
+    let others = Claims::fill(24);
+    let mut world = World::running().await;
+    let made = world.client().create(&request()).await.unwrap();
+    shell(&world.client(), &made.id, "echo kept > /tmp/kept").await.unwrap();
+    let facts = world.client().sandbox(&made.id).await.unwrap().host.unwrap();
+    others.give_back();
+    let slot = Slot::of_uid(facts.uid.unwrap()).unwrap();
+    let claim = Path::new("/run/atoll/slots").join(slot.0.to_string());
+    let own = fs::read_to_string(&claim).unwrap();
+
+    world.kill();
+    fs::remove_file(&claim).unwrap();
+    world.up().await;
+    assert_eq!(fs::read_to_string(&claim).unwrap(), own);
+    assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
+    world.agrees().await;
+
+    world.kill();
+    fs::remove_file(&claim).unwrap();
+    Slots::of_machine().claim_again(&others.0, &others.1[0], slot).unwrap();
+    world.up().await;
+    let refused = shell(&world.client(), &made.id, "true").await.unwrap_err();
+    assert!(refused.contains(&format!("network slot {} was given to", slot.0)), "{refused}");
+    assert!(Path::new(&format!("/proc/{}", facts.vmm_pid.unwrap())).exists(), "its VM was ended");
+    let namespace = facts.namespace.unwrap();
+    assert!(Path::new("/run/netns").join(&namespace).exists(), "{namespace} was taken for a leftover");
+
+    world.kill();
+    others.give_back();
+    world.up().await;
+    assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
     world.agrees().await;
 }

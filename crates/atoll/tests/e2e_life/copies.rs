@@ -1,5 +1,7 @@
 //! Templates of sandboxes, goldens, and what is made from them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use atoll_control::ports::HostDriver as _;
 use atoll_domain::host::{HostError, PauseMode};
 use atoll_host::OnExit;
@@ -58,6 +60,31 @@ async fn a_template_of_a_running_sandbox_makes_others_that_are_not_it() {
         scene.host.create(atoll_testkit::ids::call(atoll_domain::Incarnation::FIRST), request).await
     };
     assert!(matches!(missing, Err(HostError::UnknownTemplate { .. })), "{missing:?}");
+    drop(sandbox);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_is_reached_while_a_template_is_made_of_it() {
+    let scene = Scene::new().await;
+    let sandbox = scene.create(|_| {}).await;
+    let stands = AtomicBool::new(false);
+    let template = async {
+        sandbox.template("t1").await;
+        stands.store(true, Ordering::SeqCst);
+    };
+    let uses = async {
+        let mut done = 0;
+        while !stands.load(Ordering::SeqCst) {
+            // A connection of its own each time, as every request has.
+            sandbox.guest().stat("/root", None).await.unwrap();
+            done += 1;
+        }
+        done
+    };
+    let ((), done) = tokio::join!(template, uses);
+    assert!(done > 1, "{done}");
+    scene.host.drop_template("t1".into()).await.unwrap();
     drop(sandbox);
     scene.end().await;
 }

@@ -131,26 +131,44 @@ async fn a_template_whose_files_were_spoiled_starts_nothing() {
     let sandbox = scene.create(|_| {}).await;
     sandbox.template("t1").await;
     let object = scene.objects().remove(0);
-    let cases: [(&str, Spoil); 6] = [
+    let request = || {
+        let mut request = ids::request(&ids::sandbox());
+        request.spec.snapshot = Some("t1".into());
+        request.inherited = Some(sandbox.request.secrets.token.clone());
+        request
+    };
+    let refused = async |what: &str| {
+        let made = scene.host.create(ids::call(Incarnation::FIRST), request()).await;
+        println!("{what}: {made:?}");
+        assert!(matches!(made, Err(HostError::Damaged(_))), "{what}: {made:?}");
+    };
+    let cases: [(&str, Spoil); 7] = [
         ("memory.raw", ALTERED),
         ("memory.raw", TRUNCATED),
         ("state", ALTERED),
         ("manifest.json", FOREIGN),
         ("manifest.json", NEWER),
         ("manifest.json", TRUNCATED),
+        ("sources.json", TRUNCATED),
     ];
     for (name, spoil) in cases {
         let path = object.join(name);
         let good = fs::read(&path).unwrap();
         fs::write(&path, spoil(&good)).unwrap();
-        let mut request = ids::request(&ids::sandbox());
-        request.spec.snapshot = Some("t1".into());
-        request.inherited = Some(sandbox.request.secrets.token.clone());
-        let made = scene.host.create(ids::call(Incarnation::FIRST), request).await;
-        println!("{name}: {made:?}");
-        assert!(matches!(made, Err(HostError::Damaged(_))), "{name}: {made:?}");
+        refused(name).await;
         fs::write(&path, good).unwrap();
     }
+    // Too large to be held in memory.
+    let disk = object.join("disk.raw");
+    flip(&disk);
+    refused("an altered disk").await;
+    flip(&disk);
+    let file = fs::File::options().write(true).open(&disk).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length - 4096).unwrap();
+    refused("a truncated disk").await;
+    file.set_len(length).unwrap();
+    scene.host.create(ids::call(Incarnation::FIRST), request()).await.unwrap();
     assert_eq!(sandbox.sh("echo on").await, "on");
     drop(sandbox);
     scene.end().await;

@@ -14,7 +14,7 @@ use atoll_control::ports::HostDriver as _;
 use atoll_domain::Incarnation;
 use atoll_domain::host::{HostError, HostSandboxState, PauseMode};
 use atoll_domain::metrics::Tier;
-use atoll_domain::ttl::Lifetime;
+use atoll_domain::ttl::{Lifetime, Limits};
 use atoll_testkit::{eventually, ids};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -167,7 +167,7 @@ async fn defect_37_many_limits_at_once_wait_for_no_slow_one_and_are_not_all_at_o
         }
         most
     });
-    let limit = Lifetime { timeout_sec: 1, ..Lifetime::default() };
+    let limit = Limits { lifetime: Lifetime { timeout_sec: 1, ..Lifetime::default() }, revision: 1 };
     for each in std::iter::once(&slow).chain(&all) {
         each.host.set_lifetime(each.id.clone(), limit).await.unwrap();
     }

@@ -24,3 +24,4 @@ mod host_config;
 mod known;
 mod pauses;
 mod scene;
+mod still;

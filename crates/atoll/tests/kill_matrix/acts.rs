@@ -7,6 +7,7 @@
 //! Deliberately absent: judging ([`super::check`]).
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ use super::{checker, kept, keyed};
 
 /// How often a template is asked for while a loaded machine keeps the agent from answering.
 const TRIES: u32 = 4;
+/// An agent that says nothing for so long is cut off, or so slow that it comes to the same.
+const UNANSWERED: Duration = Duration::from_secs(3);
 
 /// What can be asked of the sandbox of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +116,18 @@ impl Life<'_> {
                 self.work(&id).await?;
                 self.pause(&id).await
             }
+            Act::PauseLong => {
+                let id = self.make().await?;
+                self.work(&id).await?;
+                self.lengthen(&id)?;
+                self.pause(&id).await
+            }
+            Act::PauseMute => {
+                let id = self.make().await?;
+                self.work(&id).await?;
+                self.cut_off(&id).await?;
+                self.pause(&id).await
+            }
             Act::Flatten => {
                 let id = self.make().await?;
                 self.work(&id).await?;
@@ -121,6 +136,7 @@ impl Life<'_> {
             }
             Act::Expire => self.expire().await,
             Act::Resume => self.resume(None).await,
+            Act::ResumeFails => self.resume_fails().await,
             Act::ResumeDisk => self.resume(Some("disk")).await,
             Act::EndPaused => {
                 let id = self.known()?;
@@ -195,6 +211,56 @@ impl Life<'_> {
         self.client.resume(&id, &request).await.map_err(text)?;
         self.answered(Deed::Resume);
         Ok(())
+    }
+
+    /// Its journal is as long as if it had been paused hundreds of times: by lines that say again what is so.
+    fn lengthen(&self, id: &str) -> Result<(), String> {
+        self.go_on()?;
+        let journal = self.data.join("sandboxes").join(id).join("journal");
+        let lines = "{\"step\":\"repaired\",\"protocol\":null}\n".repeat(2000);
+        let appended =
+            fs::OpenOptions::new().append(true).open(&journal).and_then(|mut file| file.write_all(lines.as_bytes()));
+        appended.map_err(|e| e.to_string())
+    }
+
+    /// Its guest's interface goes down: whoever asks its agent waits for ever.
+    async fn cut_off(&self, id: &str) -> Result<(), String> {
+        self.go_on()?;
+        // Later, so that this command is still answered; down is the flag that says up taken away.
+        let down = "(sleep 1; echo 0x1002 > /sys/class/net/eth0/flags) >/dev/null 2>&1 &";
+        shell(self.client, id, down).await?;
+        until("its agent is not cut off", LIMIT, async || {
+            match tokio::time::timeout(UNANSWERED, shell(self.client, id, "true")).await {
+                Ok(Ok(_)) if self.go_on().is_ok() => Err("it answers".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// As soon as the VM is the sandbox its VMM dies; what was kept of its memory is given up, and it stays with its disk.
+    async fn resume_fails(&self) -> Result<(), String> {
+        let id = self.known()?;
+        self.asked(Deed::Resume)?;
+        self.progress.told().gave_memory_up = true;
+        let dir = self.data.join("sandboxes").join(&id);
+        let strike = async {
+            let runs = until("it does not run", LIMIT, async || {
+                if kept::read(&dir)?.kept.is_none() || self.go_on().is_err() {
+                    Ok(())
+                } else {
+                    Err("it is paused".to_owned())
+                }
+            });
+            runs.await.map(|()| checker::kill_of(self.data, &id, Victim::Vmm))
+        };
+        let request = ModeRequest::default();
+        let (resumed, struck) = tokio::join!(self.client.resume(&id, &request), strike);
+        match (resumed, struck?) {
+            (Ok(_), _) => Err("its agent answered, though it was cut off".into()),
+            (Err(why), false) => Err(format!("there was no VMM to kill: {why}")),
+            (Err(_), true) => self.becomes(&id, SandboxStatus::Paused).await,
+        }
     }
 
     /// Waits until its memory needs no diff any more.

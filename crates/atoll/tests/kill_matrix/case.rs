@@ -36,12 +36,18 @@ pub(crate) enum Act {
     Limits,
     /// Make one, work in it, pause it.
     Pause,
+    /// The same of one whose journal has grown long.
+    PauseLong,
+    /// The same of one whose agent answers nobody any more.
+    PauseMute,
     /// The same of one that booted, until its memory is flat.
     Flatten,
     /// Its time is over, so that its host pauses it.
     Expire,
     /// The paused one goes on.
     Resume,
+    /// It is to go on, and its VMM dies when its guest ran and its agent had not answered.
+    ResumeFails,
     /// It boots from its disk, and its memory is given up.
     ResumeDisk,
     /// It is ended.
@@ -96,6 +102,7 @@ fn act(step: &str) -> Act {
         | "host.snapshot" | "host.manifest" => Act::Pause,
         "tx.resume-intent" | "tx.resume-done" | "journal.resuming" | "host.tidy" => Act::Resume,
         "journal.flattened" => Act::Flatten,
+        "journal.compact" => Act::PauseLong,
         "journal.memory-lost" => Act::ResumeDisk,
         "tx.snapshot-intent"
         | "tx.snapshot-done"
@@ -126,6 +133,8 @@ const ALSO: &[(Act, &[&str])] = &[
             "journal.repaired",
         ],
     ),
+    // Where what had begun to run is given up.
+    (Act::ResumeFails, &["journal.paused", "host.remove-network"]),
     (
         Act::ResumeDisk,
         &["host.spawn", "journal.running", "host.init", "journal.repaired", "host.tidy", "object.release"],
@@ -181,9 +190,15 @@ impl Case {
             "tx.reconcile-paused" => Prelude::Died("tx.pause-done.before", Act::Pause),
             "tx.reconcile-resumed" => Prelude::Died("tx.resume-done.before", Act::Resume),
             "tx.operation-resumed" => Prelude::Died("tx.destroy-intent.after", Act::Make),
+            _ if self.act == Act::ResumeFails => Prelude::Led(Act::PauseMute),
             _ if self.act.needs_paused() => Prelude::Led(Act::Pause),
             _ => Prelude::Nothing,
         }
+    }
+
+    /// Whether the sandbox may be over. Not where its life had not begun again when its keeper or VMM died: it has its disk.
+    pub(crate) fn may_end(&self, killed: bool) -> bool {
+        killed && self.act != Act::ResumeFails
     }
 
     /// Whether the memory of what is kept may be given up in it without being asked for: the VM that was made of it dies when its guest
@@ -196,7 +211,7 @@ impl Case {
 impl Act {
     /// Whether it begins with a paused sandbox.
     pub(crate) fn needs_paused(self) -> bool {
-        matches!(self, Self::Resume | Self::ResumeDisk | Self::EndPaused | Self::TemplateOfPaused)
+        matches!(self, Self::Resume | Self::ResumeFails | Self::ResumeDisk | Self::EndPaused | Self::TemplateOfPaused)
     }
 
     fn name(self) -> &'static str {
@@ -208,9 +223,12 @@ impl Act {
             Self::Use => "use",
             Self::Limits => "limits",
             Self::Pause => "pause",
+            Self::PauseLong => "pause-long",
+            Self::PauseMute => "pause-mute",
             Self::Flatten => "flatten",
             Self::Expire => "expire",
             Self::Resume => "resume",
+            Self::ResumeFails => "resume-fails",
             Self::ResumeDisk => "resume-disk",
             Self::EndPaused => "end-paused",
             Self::Template => "template",

@@ -3,8 +3,8 @@
 //! How it works: what the database says runs is what must be there, each thing once: directory, journal without tombstone, keeper,
 //! VMM, namespace, interface, control groups, slot; of what is paused the directory and what is kept ([`super::kept`]) and nothing
 //! else; and nothing else that bears the instance's name. Objects are those of goldens, templates and sandboxes ([`super::objects`]).
-//! No call is open, no row pending, each end, pause and resume has one row in the audit log. `remains` of the host agent reads
-//! the machine by itself, not by what Atoll believes.
+//! No call is open, no row pending, no file half written, each idempotency key stands for something that is there, and each end,
+//! pause and resume has one row in the audit log. `remains` of the host agent reads the machine by itself, not by what Atoll believes.
 //!
 //! Deliberately absent: waiting. The caller asks again until it agrees or time is up.
 
@@ -102,8 +102,58 @@ async fn against(store: &Store, data: &Path, client: &Client) -> Result<(), Stri
     let running: Ids =
         rows.iter().filter(|row| row.status == SandboxStatus::Running).map(|row| row.id.to_string()).collect();
     machine(data, &running, &shown)?;
+    same("half written files", &half_written(data)?, &Ids::new())?;
+    keys(store, &known).await?;
     templates(store, &team, data, client, &rest).await?;
     audit(&store.audit(&team, 10_000).await.map_err(fault)?, &rows)
+}
+
+/// Keys of starts are of sandboxes that are there, those of creates of sandboxes that there were.
+async fn keys(store: &Store, known: &Ids) -> Result<(), String> {
+    for (place, kept) in store.kept_requests().await.map_err(fault)? {
+        let (route, key) = (&place.route, &place.key);
+        let stands = match route.strip_prefix("exec ") {
+            Some(id) => known.contains(id),
+            None => match kept.subject.parse() {
+                Ok(id) => store.sandbox(&id).await.map_err(fault)?.is_some(),
+                Err(_) => false,
+            },
+        };
+        if !stands {
+            return Err(format!("the key {key} of {route} stands for nothing: {kept:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Files that were to take the place of others, anywhere below a directory. What goes away meanwhile is none.
+fn half_written(dir: &Path) -> Result<Ids, String> {
+    let mut found = Ids::new();
+    let gone = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(format!("{}: {error}", dir.display())),
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => return gone(error).map(|()| found),
+    };
+    for entry in entries {
+        let entry = match entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))) {
+            Ok(entry) => entry,
+            Err(error) => {
+                gone(error)?;
+                continue;
+            }
+        };
+        let (path, kind) = entry;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|extension| extension == "tmp") || name.starts_with(".tmp-") {
+            found.insert(path.display().to_string());
+        } else if kind.is_dir() {
+            found.extend(half_written(&path)?);
+        }
+    }
+    Ok(found)
 }
 
 /// What the database lists, what the API lists, and the files.

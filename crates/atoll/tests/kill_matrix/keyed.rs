@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use atoll_client::Client;
+use atoll_store::{Store, exec_route};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -54,10 +55,26 @@ pub(crate) async fn start_settles(data: &Path, client: &Client, id: &str, key: &
     let running = client.processes(id).await.map_err(|e| e.to_string())?.processes;
     let made: Vec<u32> =
         running.iter().filter(|p| p.args.first().is_some_and(|a| a == "4242")).map(|p| p.pid).collect();
-    if again == pid && made.iter().map(|pid| u64::from(*pid)).eq([pid]) {
-        return Ok(());
+    if again != pid || !made.iter().map(|pid| u64::from(*pid)).eq([pid]) {
+        return Err(format!("one key started {made:?}, and answered {pid} and {again}"));
     }
-    Err(format!("one key started {made:?}, and answered {pid} and {again}"))
+    match open_starts(data, id).await? {
+        open if open.is_empty() => Ok(()),
+        open => Err(format!("answered, and still without an outcome: {open:?}")),
+    }
+}
+
+/// The keys of a sandbox's starts of which nobody knows what came of them.
+async fn open_starts(data: &Path, id: &str) -> Result<Vec<String>, String> {
+    let id = id.parse().map_err(|_| format!("{id} is no id"))?;
+    let store = Store::open_sqlite(&data.join("atoll.db")).await.map_err(|e| e.to_string())?;
+    let kept = store.kept_requests().await;
+    store.close().await;
+    let open = kept.map_err(|e| e.to_string())?.into_iter().filter(|(place, kept)| {
+        let is_start = place.route == exec_route(&id);
+        is_start && kept.outcome.is_none()
+    });
+    Ok(open.map(|(place, _)| place.key).collect())
 }
 
 /// A POST; anything but success is an error.

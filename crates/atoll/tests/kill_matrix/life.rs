@@ -34,7 +34,7 @@ pub(crate) async fn play(world: &mut World, case: &Case) -> Result<&'static str,
 async fn finish(world: &mut World, case: &Case, progress: &Arc<Progress>) -> Result<&'static str, String> {
     let how = reach_and_kill(world, case, progress).await?;
     let told = progress.told().clone();
-    let allowed = Allowed { end: how == KILLED, memory_loss: how == KILLED && case.may_lose_memory() };
+    let allowed = Allowed { end: case.may_end(how == KILLED), memory_loss: how == KILLED && case.may_lose_memory() };
     check(world, &told, allowed).await?;
     Ok(how)
 }
