@@ -115,7 +115,7 @@ impl Limits {
         }
     }
 
-    async fn kept_long_enough(&self) {
+    async fn kept_long_enough(&mut self) {
         loop {
             let Some(at) = self.timer.destroyed_at() else { return std::future::pending().await };
             let now = clock::steady();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_control::ports::HostDriver as _;
 use atoll_domain::host::{HostError, HostSandboxState, PauseMode};
-use atoll_domain::ttl::{Lifetime, OnExpiry};
+use atoll_domain::ttl::{Lifetime, Limits, OnExpiry};
 use atoll_guest_client::PrepareRequest;
 use atoll_testkit::eventually;
 use nix::sys::signal::{Signal, kill};
@@ -122,6 +122,7 @@ async fn a_stream_keeps_it_alive_by_itself_and_a_paused_one_goes_at_its_deadline
     .await;
     let end_at = i64::try_from(now() / 1000).unwrap() + 1_000_000;
     let to_end = Lifetime { end_at: Some(end_at), on_expiry: OnExpiry::Destroy, ..Lifetime::default() };
+    let to_end = Limits { lifetime: to_end, revision: 1 };
     sandbox.host.set_lifetime(sandbox.id.clone(), to_end).await.unwrap();
     let gone = async || (sandbox.host.inspect(sandbox.id.clone()).await == Err(HostError::NotFound)).then_some(());
     eventually("it to go at its deadline", gone).await;
