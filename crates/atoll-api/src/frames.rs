@@ -21,8 +21,9 @@ pub enum ExecClientFrame {
     Start(StreamStart),
     /// Kills it, with its process group.
     Stop,
-    /// Feeds its standard input, if it was started with `stdin`. At most 1 MiB waits for a program that does not read; what comes beyond
-    /// that is refused by an `error` that is not fatal, with all that follows it. `input_acks` tells how much was taken.
+    /// Feeds its standard input, if it was started with `stdin`. Behind 16 MiB that the program has not read the connection waits for it. With
+    /// `input_acks` the server says how much was taken and never waits; more than `input_window` on its way is refused by an `error` that is not
+    /// fatal, with all that follows it.
     Stdin {
         /// The bytes.
         data: String,

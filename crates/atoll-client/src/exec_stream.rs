@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Comes back to a program, from a byte of its output on; it waits for this reader while that takes what comes. How much input it takes
-    /// is not told here, so that of more than 1 MiB ahead of it the rest would be refused.
+    /// is not told here.
     ///
     /// # Errors
     /// Not running, no such program.

@@ -61,6 +61,7 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
         let (wanted, there) = (wanted(shared, &ready, &sizes), there(shared, &ready).await?);
         let found: Vec<Golden> = there.iter().map(|found| found.golden.clone()).collect();
         let plan = plan(&wanted, &found, budget);
+        let has_dropped = !plan.drop.is_empty();
         for at in plan.drop {
             sizes.note(name_of(&found[at]), found[at].bytes, &wanted);
             let (shared, holder) = (Arc::clone(shared), there[at].holder.clone());
@@ -68,7 +69,13 @@ async fn keep(shared: &Arc<Shared>) -> Result<(), HostError> {
             dropped.await.map_err(join_failed)?.map_err(|e| failed(&e))?;
         }
         let named = plan.boot.iter().map(|at| (&wanted[*at], name_of_wanted(&wanted[*at])));
-        let Some((want, name)) = named.into_iter().find(|(_, name)| !tried.contains(name)) else { return Ok(()) };
+        let Some((want, name)) = named.into_iter().find(|(_, name)| !tried.contains(name)) else {
+            // How large the dropped ones were may leave room for one of them.
+            if has_dropped {
+                continue;
+            }
+            return Ok(());
+        };
         if shared.stopping.run_until_cancelled(quiet(&shared.boots, boots_at_once(), IDLE_LIMIT)).await.is_none() {
             return Ok(());
         }

@@ -1,9 +1,9 @@
 //! What a client sends to a process, on its way there.
 //!
 //! How it works: one stream of input for the whole session, opened by the first byte, so that all of it arrives in order and whole. What the
-//! process does not read yet waits here, up to [`CAP`]; the client is read on whatever waits, so that `stop` is always heard. Beyond the
-//! cap input is refused, and the client is told: of standard input nothing is taken any more from there on, so that no hole is left in it,
-//! of a terminal's until there is room again. A client that wants to send more is told how much was taken ([`Notices`]).
+//! process does not read yet waits here. A client that asked to be told how much was taken ([`Notices`]) is read on whatever waits, so that its
+//! `stop` is always heard; what it sends beyond [`CAP`] is refused, and all input after that, so that no hole is left in it. One that did not ask
+//! knows no such bound: behind [`HELD`] it is not read on until the process has read.
 //!
 //! Deliberately absent: a limit of time. A process reads when it likes.
 
@@ -25,6 +25,8 @@ use crate::socket::{End, Reader, Said};
 
 /// Most bytes that wait for a process.
 pub(crate) const CAP: usize = 1024 * 1024;
+/// The same for a client that is not told how much was taken: it is heard for so long, and loses nothing beyond.
+const HELD: usize = 16 * 1024 * 1024;
 /// Small pieces become one of at most so many bytes, so that what waits costs little more than its bytes.
 const PIECE: usize = 32 * 1024;
 /// How long the process has for what a client sent before it left.
@@ -39,6 +41,8 @@ enum Piece {
 pub(crate) struct Feed {
     handle: ProcessHandle,
     pty: bool,
+    /// The client is told how much was taken.
+    acks: bool,
     waiting: VecDeque<Piece>,
     /// What waits, and what is being carried.
     bytes: usize,
@@ -46,7 +50,7 @@ pub(crate) struct Feed {
     sink: Option<InputSink>,
     /// All that came and was not refused.
     came: u64,
-    /// Nothing is taken at the moment.
+    /// Nothing is taken any more.
     refuses: bool,
     /// Nothing comes after what waits.
     closed: bool,
@@ -62,10 +66,11 @@ struct Told {
 }
 
 impl Feed {
-    pub(crate) fn new(handle: ProcessHandle, pty: bool) -> Self {
+    pub(crate) fn new(handle: ProcessHandle, pty: bool, acks: bool) -> Self {
         Self {
             handle,
             pty,
+            acks,
             waiting: VecDeque::new(),
             bytes: 0,
             carrying: None,
@@ -78,8 +83,8 @@ impl Feed {
     }
 
     /// What the client is to be told; how much was taken only if it wants to know.
-    pub(crate) fn notices(&self, acks: bool) -> Notices {
-        Notices { told: self.told.subscribe(), known: Told::default(), acks }
+    pub(crate) fn notices(&self) -> Notices {
+        Notices { told: self.told.subscribe(), known: Told::default(), acks: self.acks }
     }
 
     /// Puts bytes behind what waits, or refuses them.
@@ -88,15 +93,13 @@ impl Feed {
         if self.closed {
             return;
         }
-        let fits = self.bytes + bytes.len() <= CAP;
-        if !fits || (self.refuses && !self.pty) {
-            if !self.refuses {
-                self.refuses = true;
-                self.told.send_modify(|told| told.refusals += 1);
-            }
+        if self.acks && !self.refuses && self.bytes + bytes.len() > CAP {
+            self.refuses = true;
+            self.told.send_modify(|told| told.refusals += 1);
+        }
+        if self.refuses {
             return;
         }
-        self.refuses = false;
         self.bytes += bytes.len();
         self.came += bytes.len() as u64;
         match self.waiting.back_mut() {
@@ -122,7 +125,7 @@ impl Feed {
                         return Err(end);
                     }
                 }
-                said = reader.next() => return said,
+                said = reader.next(), if self.acks || self.bytes < HELD => return said,
             }
         }
     }

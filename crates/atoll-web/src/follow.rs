@@ -62,9 +62,8 @@ impl Follow {
             Err(error) => return refuse(writer, error).await,
         };
         let handle = session.handle.clone();
-        let feed = Feed::new(handle.clone(), false);
-        let telling =
-            Telling { notices: feed.notices(acks), window: acks.then_some(CAP as u64), streamed: self.streamed };
+        let feed = Feed::new(handle.clone(), false, acks);
+        let telling = Telling { notices: feed.notices(), window: acks.then_some(CAP as u64), streamed: self.streamed };
         both(outbound(&mut session, writer, telling), inbound(&handle, feed, reader)).await
     }
 

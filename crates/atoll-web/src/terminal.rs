@@ -56,8 +56,8 @@ impl Terminal {
             Err(end) => return end,
         };
         let handle = session.handle.clone();
-        let feed = Feed::new(handle.clone(), true);
-        let notices = feed.notices(false);
+        let feed = Feed::new(handle.clone(), true, false);
+        let notices = feed.notices();
         both(self.outbound(&mut session, writer, notices), self.inbound(&handle, feed, reader)).await
     }
 

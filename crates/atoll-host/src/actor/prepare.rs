@@ -153,6 +153,7 @@ mod tests {
     #[test]
     fn a_golden_that_was_dropped_since_it_was_chosen_means_a_boot_and_a_template_does_not() {
         let data = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data.path().join("keys")).unwrap();
         let signer = Arc::new(Signer::open(&data.path().join("keys")).unwrap());
         let objects = Objects::open(data.path(), signer, |_| true).unwrap();
         let golden = Holder::Golden { name: "g".into() };

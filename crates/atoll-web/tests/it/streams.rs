@@ -137,22 +137,27 @@ async fn standard_input_is_fed() {
 }
 
 #[tokio::test]
-async fn stop_is_heard_behind_any_input_and_what_does_not_fit_is_refused() {
+async fn stop_is_heard_behind_input_that_nobody_reads() {
     let (service, id) = Service::with_sandbox().await;
-    let mut start = shell("exec sleep 1000");
-    start["stdin"] = json!(true);
-    let (mut socket, _) = begin(&service, &id, start).await;
-    // More than all buffers on the way hold.
     let piece = json!({ "type": "stdin", "data": "x".repeat(200 * 1024) });
-    for _ in 0..200 {
-        socket.send(piece.clone()).await;
+    // More than may be on its way where that is told: it is refused, once, and not waited for. Where it is not told it waits.
+    for (acks, pieces, refusals) in [(true, 200, 1), (false, 60, 0)] {
+        let mut start = shell("exec sleep 1000");
+        start["stdin"] = json!(true);
+        start["input_acks"] = json!(acks);
+        let (mut socket, _) = begin(&service, &id, start).await;
+        for _ in 0..pieces {
+            socket.send(piece.clone()).await;
+        }
+        socket.send(json!({ "type": "stop" })).await;
+        let frames = socket.rest().await;
+        let refused: Vec<_> = frames.iter().filter(|frame| frame["type"] == "error").collect();
+        assert_eq!(refused.len(), refusals, "{frames:?}");
+        for error in refused {
+            assert_eq!((&error["code"], &error["fatal"]), (&json!("too_many"), &json!(false)));
+        }
+        assert_eq!(frames.last(), Some(&json!({ "type": "exit", "exit_code": 137, "signal": 9 })));
     }
-    socket.send(json!({ "type": "stop" })).await;
-    let frames = socket.rest().await;
-    let refused: Vec<_> = frames.iter().filter(|frame| frame["type"] == "error").collect();
-    assert_eq!(refused.len(), 1, "{frames:?}");
-    assert_eq!((&refused[0]["code"], &refused[0]["fatal"]), (&json!("too_many"), &json!(false)));
-    assert_eq!(frames.last(), Some(&json!({ "type": "exit", "exit_code": 137, "signal": 9 })));
 }
 
 #[tokio::test]
