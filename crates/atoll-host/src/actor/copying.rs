@@ -197,7 +197,8 @@ async fn take(
     tokio::pin!(taking);
     let taken = loop {
         tokio::select! {
-            taken = &mut taking => break taken.map_err(from_client)?,
+            // What the keeper said first is heard first: on a busy machine both are there at once.
+            biased;
             event = alive.events.recv(), if stood_still.is_none() => match event {
                 Some(Event::Captured) => {
                     copy_disk(context, path).await?;
@@ -208,6 +209,7 @@ async fn take(
                 Some(_) => {}
                 None => return Err(HostError::WrongState { state: "stopped".into() }),
             },
+            taken = &mut taking => break taken.map_err(from_client)?,
             () = context.destroyed() => return Err(work::being_destroyed()),
         }
     };
