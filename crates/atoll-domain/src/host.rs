@@ -368,7 +368,7 @@ pub enum HostEventKind {
 
 /// Why a host did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[serde(tag = "error", rename_all = "snake_case")]
+#[serde(tag = "error", content = "detail", rename_all = "snake_case")]
 pub enum HostError {
     /// No such sandbox on this host.
     #[error("the host has no such sandbox")]

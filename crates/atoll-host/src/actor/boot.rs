@@ -21,7 +21,7 @@ use super::vmm::{self, Alive, Beginning};
 use super::work::{Context, Finished};
 use crate::Step;
 use crate::dial::Sockets;
-use crate::error::{failed, from_disk, join_failed};
+use crate::error::{from_disk, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Sources};
 use crate::ready::Ready;
@@ -98,7 +98,7 @@ async fn boot(context: &Context, attempt: u8, process: &mut Option<KeeperProcess
         // A copy is another machine; without this it would keep the name of what it is a copy of.
         identity.machine_id = Some(generation::fresh_id()?);
     }
-    let told = context.or_cancelled(async { up.agent.init(&identity).await.map_err(|e| failed(&e)) });
+    let told = context.or_cancelled(vmm::introduce(&up.agent, &identity, &up.connected.client));
     let settled = async { if up.grow.is_some() { vmm::settle(context).await } else { Ok(()) } };
     tokio::try_join!(told, settled)?;
     Step::Init.after();

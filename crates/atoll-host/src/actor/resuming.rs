@@ -146,7 +146,7 @@ async fn resume(
     Step::Init.before();
     let life = generation::fresh_id().map_err(lost)?;
     let identity = vmm::identity(context, &order.secrets, Some(life)).map_err(lost)?;
-    agent.init(&identity).await.map_err(|error| lost(failed(&error)))?;
+    vmm::introduce(&agent, &identity, &connected.client).await.map_err(lost)?;
     Step::Init.after();
     context.journal(Entry::Repaired { protocol: Some(protocol) }).await.map_err(lost)?;
     context.phase("init", started, |_| {});

@@ -50,6 +50,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(5);
 /// For a single call to an agent that answered before: on a busy machine it takes its time.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(10);
+/// Between two looks at whether the VMM of a guest that is being told something lives.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A running VM, as its actor holds it.
 pub(super) struct Alive {
@@ -361,6 +363,31 @@ async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) 
             return Err(HostError::Failed(format!("the VMM ended while starting ({status}): {}", state.vmm_log)));
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Tells a guest who it is; ends early when the VMM does, whose guest would be waited for in vain.
+pub(super) async fn introduce(
+    agent: &GuestClient,
+    identity: &InitRequest,
+    keeper: &KeeperClient,
+) -> Result<(), HostError> {
+    let ended = async {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match keeper.state().await.map_err(from_client) {
+                Err(error) => return error,
+                Ok(state) => {
+                    if let Some(status) = state.exited {
+                        return HostError::Failed(format!("the VMM ended before its guest knew itself ({status})"));
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        told = agent.init(identity) => told.map_err(|e| failed(&e)),
+        why = ended => Err(why),
     }
 }
 
