@@ -89,7 +89,10 @@ impl History {
             self.entries.iter().rposition(|entry| matches!(entry, Entry::Paused(_) | Entry::Repaired { .. }))?;
         match &self.entries[before] {
             Entry::Paused(kept) if newest == before => {
-                let paused = Paused { generation: None, ..kept.paused.clone() };
+                // Not where its owner had given the memory up for that resume.
+                let given_up = self.entries[before..ran].iter().any(|entry| matches!(entry, Entry::MemoryLost));
+                let memory_lost = kept.paused.memory_lost || (kept.paused.generation.is_some() && !given_up);
+                let paused = Paused { generation: None, memory_lost, ..kept.paused.clone() };
                 Some(Kept { paused, diff: false, by_host: false, cause: None, ..kept.as_ref().clone() })
             }
             _ => None,

@@ -65,14 +65,23 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
             kept.diff = false;
         }
         // First of all: `Running` without a VM is a sandbox that is over, with its disk.
+        let mut written = true;
         if (failure.memory_lost || runs_by_its_journal(&context).await)
             && let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await
         {
             tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
+            written = false;
         }
+        let useless = (failure.memory_lost && written).then(|| kept.sources.base.clone());
         vmm::give_up(process).await;
         let (shared, spec) = (context.shared.clone(), context.spec.clone());
-        let removed = tokio::task::spawn_blocking(move || super::release::give_vm_back(&shared, &spec)).await;
+        let dir = context.dir.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            super::release::give_vm_back(&shared, &spec)?;
+            // The memory that is of no use any more.
+            useless.map_or(Ok(()), |base| generation::tidy(&dir, None, Some(&base)).map_err(|e| failed(&e)))
+        })
+        .await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
         }
