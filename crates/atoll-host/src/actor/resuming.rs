@@ -72,14 +72,18 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
             tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
             written = false;
         }
-        let useless = (failure.memory_lost && written).then(|| kept.sources.base.clone());
+        let useless = failure.memory_lost && written;
         vmm::give_up(process).await;
         let (shared, spec) = (context.shared.clone(), context.spec.clone());
         let dir = context.dir.clone();
         let removed = tokio::task::spawn_blocking(move || {
             super::release::give_vm_back(&shared, &spec)?;
-            // The memory that is of no use any more.
-            useless.map_or(Ok(()), |base| generation::tidy(&dir, None, Some(&base)).map_err(|e| failed(&e)))
+            if useless {
+                // Its memory, and what that rests on.
+                generation::tidy(&dir, None, None).map_err(|e| failed(&e))?;
+                super::rest_on(&shared, &spec.id, None)?;
+            }
+            Ok::<_, HostError>(())
         })
         .await;
         if !matches!(removed, Ok(Ok(()))) {
