@@ -119,8 +119,13 @@ fn is_as_answered(sandbox: &Sandbox, told: &Told, allowed: Allowed) -> Result<()
 
 /// Lets it go on; answers whether with its memory.
 async fn resume(client: &Client, id: &str, may_lose: bool) -> Result<bool, String> {
+    let kept = client.sandbox(id).await.map_err(text)?.paused;
+    let has_memory = kept.is_some_and(|kept| kept.mode == "memory");
+    if !has_memory && !may_lose {
+        return Err(format!("the memory of {id} is lost"));
+    }
     match client.resume(id, &ModeRequest::default()).await {
-        Ok(_) => Ok(true),
+        Ok(_) => Ok(has_memory),
         Err(ClientError::Refused(problem)) if problem.code == ErrorCode::MemoryUnusable && may_lose => {
             let disk = ModeRequest { mode: Some("disk".into()) };
             client.resume(id, &disk).await.map_err(|e| format!("resume of {id} from its disk: {e}"))?;
