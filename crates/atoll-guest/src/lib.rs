@@ -19,6 +19,7 @@ mod files;
 mod filesystem;
 mod freeze;
 pub mod fuzz;
+mod host_keys;
 mod http;
 mod metadata;
 mod paths;

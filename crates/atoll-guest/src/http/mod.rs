@@ -41,6 +41,7 @@ use crate::{
     error::AgentError,
     files,
     filesystem::FilesystemService,
+    host_keys::HostKeys,
     process::{Table, service::ProcessService},
     settings::Settings,
 };
@@ -72,6 +73,7 @@ pub(crate) struct App {
     pub(crate) machine: bool,
     pub(crate) meter: system::Meter,
     pub(crate) disk: Disk,
+    pub(crate) host_keys: HostKeys,
     /// Connections with smaller numbers are of an earlier life: nobody is at their other end.
     epoch: watch::Sender<ConnectionId>,
     connections: AtomicU64,
@@ -88,6 +90,7 @@ impl App {
             table,
             machine,
             meter: system::Meter::default(),
+            host_keys: HostKeys::default(),
             disk: if machine { Disk::of_machine() } else { Disk::none() },
             epoch: watch::Sender::new(0),
             connections: AtomicU64::new(1),

@@ -72,6 +72,9 @@ pub(crate) async fn init(app: &App, request: Request<Incoming>, connection: Conn
     let first = !app.settings.has_token();
     if app.machine {
         init.repair(first)?;
+        if init.machine_id.is_some() {
+            tolerate_full_disk(app.host_keys.renew().await, "SSH host keys")?;
+        }
     }
     let reborn = app.settings.change(Change {
         token: init.access_token,

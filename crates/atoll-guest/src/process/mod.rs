@@ -8,7 +8,7 @@
 pub(crate) mod child;
 mod follow;
 mod input;
-mod launch;
+pub(crate) mod launch;
 mod record;
 mod ring;
 pub(crate) mod service;
