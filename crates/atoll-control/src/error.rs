@@ -5,6 +5,7 @@
 //! Deliberately absent: statuses, and texts that anybody would have to read to decide something.
 
 use atoll_domain::host::HostError;
+use atoll_domain::snapshot::MemoryReason;
 use atoll_domain::{Invalid, SandboxStatus};
 use atoll_guest_client::GuestError;
 use atoll_store::StoreError;
@@ -81,6 +82,17 @@ pub enum ControlError {
         id: String,
         /// What is to be done about it.
         why: String,
+    },
+    /// A template was asked for of a paused sandbox of which no memory is kept.
+    #[error(
+        "a template holds the memory of its sandbox, and of `{id}`, which is paused, there is none: {why}; resume it in mode `disk` \
+         and make the template of it while it runs"
+    )]
+    NoMemoryToCopy {
+        /// The sandbox.
+        id: String,
+        /// What became of it.
+        why: MemoryReason,
     },
     /// Something of that name is there already.
     #[error("{what} is there already")]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use atoll_domain::access::Action;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
-use atoll_domain::host::{Call, MakeTemplate, OWN_TEMPLATE, SandboxSecrets, TemplateFacts};
+use atoll_domain::host::{Call, HostError, MakeTemplate, OWN_TEMPLATE, SandboxSecrets, TemplateFacts};
 use atoll_domain::record::{Sandbox, Template, TemplateKind};
 use atoll_domain::{Invalid, Principal, SandboxStatus, TeamId, validate};
 use atoll_store::{OperationKind, Step};
@@ -56,8 +56,8 @@ impl Control {
     /// Makes a template of a running or paused sandbox, which returns to the state that it had.
     ///
     /// # Errors
-    /// A name that is none, is taken, or is a base template's; a sandbox that is not found or neither runs nor is paused; an agent that does
-    /// not answer; or what the host says.
+    /// A name that is none, is taken, or is a base template's; a sandbox that is not found or neither runs nor is paused, or is paused without
+    /// its memory; an agent that does not answer; or what the host says.
     pub async fn create_snapshot(
         &self,
         principal: &Principal,
@@ -117,7 +117,7 @@ impl Control {
                 }
                 tx.finish_operation(&call.operation, now).await?;
                 tx.commit().await?;
-                Err(crate::sandboxes::gone(&sandbox.id, error))
+                Err(refused(sandbox, error))
             }
         }
     }
@@ -263,6 +263,15 @@ impl Control {
 fn team(principal: &Principal) -> Result<&TeamId, ControlError> {
     Control::authorise(principal, Action::UseSandboxes)?;
     principal.team().ok_or(ControlError::Forbidden { who: "the system" })
+}
+
+/// What a host's no means to who asks for a template.
+fn refused(sandbox: &Sandbox, error: HostError) -> ControlError {
+    match error {
+        // Said of a resume, the way out is another.
+        HostError::MemoryUnusable(why) => ControlError::NoMemoryToCopy { id: sandbox.id.to_string(), why },
+        error => crate::sandboxes::gone(&sandbox.id, error),
+    }
 }
 
 fn taken(name: &str) -> ControlError {

@@ -85,6 +85,9 @@ impl HappeningKind {
     }
 }
 
+/// So many characters of two reasons are compared; a history keeps no more than some hundred.
+const COMPARED: usize = 200;
+
 /// Something that happened to a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
@@ -96,4 +99,16 @@ pub struct Happening {
     pub kind: HappeningKind,
     /// Why, where there is something to say.
     pub reason: Option<String>,
+}
+
+impl Happening {
+    /// Whether it says nothing that an earlier one did not: the same in the same life, for the same cause. Numbers make no other cause:
+    /// how much space is left is another with every try.
+    pub fn repeats(&self, earlier: &Self) -> bool {
+        let cause = |of: &Self| -> String {
+            let reason = of.reason.as_deref().unwrap_or_default();
+            reason.chars().filter(|c| !c.is_ascii_digit()).take(COMPARED).collect()
+        };
+        (self.kind, self.incarnation) == (earlier.kind, earlier.incarnation) && cause(self) == cause(earlier)
+    }
 }

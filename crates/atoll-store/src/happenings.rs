@@ -6,6 +6,7 @@
 
 use atoll_domain::happening::{Happening, HappeningKind};
 use atoll_domain::{Incarnation, SandboxId};
+use sea_orm::QueryResult;
 
 use crate::rows::{get, parse};
 use crate::{Store, StoreError, WriteTransaction};
@@ -19,20 +20,36 @@ impl Store {
         let sql = "SELECT incarnation, kind, reason, created_at FROM sandbox_events WHERE sandbox_id = $1 \
                    ORDER BY created_at DESC, id DESC LIMIT $2";
         let rows = self.rows("read a history", sql, vec![sandbox.as_str().into(), i64::from(limit).into()]).await?;
-        let read = |row: &sea_orm::QueryResult| {
-            let incarnation: i64 = get(row, "incarnation")?;
-            Ok(Happening {
-                at: get(row, "created_at")?,
-                incarnation: Incarnation(incarnation.unsigned_abs()),
-                kind: parse(row, "kind", HappeningKind::parse)?,
-                reason: get(row, "reason")?,
-            })
-        };
         rows.iter().map(read).collect()
     }
 }
 
+fn read(row: &QueryResult) -> Result<Happening, StoreError> {
+    let incarnation: i64 = get(row, "incarnation")?;
+    Ok(Happening {
+        at: get(row, "created_at")?,
+        incarnation: Incarnation(incarnation.unsigned_abs()),
+        kind: parse(row, "kind", HappeningKind::parse)?,
+        reason: get(row, "reason")?,
+    })
+}
+
 impl WriteTransaction {
+    /// The newest of a kind.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_happening(
+        &self,
+        sandbox: &SandboxId,
+        kind: HappeningKind,
+    ) -> Result<Option<Happening>, StoreError> {
+        let sql = "SELECT incarnation, kind, reason, created_at FROM sandbox_events WHERE sandbox_id = $1 AND kind = $2 \
+                   ORDER BY created_at DESC, id DESC LIMIT 1";
+        let row = self.row("read a history", sql, vec![sandbox.as_str().into(), kind.as_str().into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
     /// Appends what happened to a sandbox.
     ///
     /// # Errors

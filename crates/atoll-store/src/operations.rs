@@ -26,10 +26,20 @@ pub enum OperationKind {
     Lifetime,
     /// Make a template of one.
     Snapshot,
+    /// Ask for what a paused one used.
+    Metrics,
 }
 
 impl OperationKind {
-    const ALL: [Self; 6] = [Self::Create, Self::Destroy, Self::Pause, Self::Resume, Self::Lifetime, Self::Snapshot];
+    const ALL: [Self; 7] = [
+        Self::Create,
+        Self::Destroy,
+        Self::Pause,
+        Self::Resume,
+        Self::Lifetime,
+        Self::Snapshot,
+        Self::Metrics,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -39,6 +49,7 @@ impl OperationKind {
             Self::Resume => "resume",
             Self::Lifetime => "lifetime",
             Self::Snapshot => "snapshot",
+            Self::Metrics => "metrics",
         }
     }
 

@@ -99,6 +99,9 @@ pub async fn the_disk_alone_boots(driver: &Driver) {
     assert_eq!(kept.generation, None);
     let memory = driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets)).await;
     assert_eq!(memory.err(), Some(HostError::MemoryUnusable(MemoryReason::DiskOnly)), "nothing falls back by itself");
+    let template = MakeTemplate { template: "tpl-of-a-disk".into() };
+    let copied = driver.make_template(ids::call(FIRST), id.clone(), template).await;
+    assert_eq!(copied.err(), Some(HostError::MemoryUnusable(MemoryReason::DiskOnly)), "a template holds memory");
     let state = driver.inspect(id.clone()).await.expect("it stays paused").state;
     assert_eq!(state, HostSandboxState::Paused);
     let disk = driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Disk, &request.secrets)).await;

@@ -71,6 +71,11 @@ fn stale(current: Incarnation) -> HostError {
     HostError::WrongState { state: format!("in its life {current}") }
 }
 
+/// Why there is no memory of a paused one.
+fn none_is_kept(paused: &Paused) -> MemoryReason {
+    if paused.memory_lost { MemoryReason::Lost } else { MemoryReason::DiskOnly }
+}
+
 impl SimSandbox {
     /// Puts it on disk; its streams end.
     fn put_to_disk(&mut self, mode: PauseMode, at: i64) -> Paused {
@@ -219,9 +224,8 @@ impl SimHost {
             HostSandboxState::Paused => {
                 let kept = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.generation.is_some());
                 if mode == PauseMode::Memory && !kept {
-                    let lost = sandbox.facts.paused.as_ref().is_some_and(|paused| paused.memory_lost);
-                    let reason = if lost { MemoryReason::Lost } else { MemoryReason::DiskOnly };
-                    return Err(HostError::MemoryUnusable(reason));
+                    let why = sandbox.facts.paused.as_ref().map_or(MemoryReason::DiskOnly, none_is_kept);
+                    return Err(HostError::MemoryUnusable(why));
                 }
                 sandbox.facts.state = HostSandboxState::Resuming;
                 sandbox.life.resuming = watch::Sender::new(None);
@@ -276,6 +280,9 @@ impl SimHost {
         match (sandbox.facts.state, &sandbox.facts.paused) {
             (HostSandboxState::Running, _) if sandbox.life.unquiesced => return Err(HostError::AgentBusy),
             (HostSandboxState::Paused, Some(paused)) if !paused.quiesced => return Err(HostError::Unquiesced),
+            (HostSandboxState::Paused, Some(paused)) if paused.generation.is_none() => {
+                return Err(HostError::MemoryUnusable(none_is_kept(paused)));
+            }
             (HostSandboxState::Running | HostSandboxState::Paused, _) => {}
             (state, _) => return Err(wrong(state)),
         }

@@ -86,6 +86,9 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::SecretsUnavailable { .. } => {
             shape(StatusCode::CONFLICT, ErrorCode::SecretsUnavailable, "The sandbox's secrets cannot be opened")
         }
+        ControlError::NoMemoryToCopy { .. } => {
+            shape(StatusCode::CONFLICT, ErrorCode::MemoryUnusable, "There is no memory to make a template of")
+        }
         ControlError::Conflict { .. } => shape(StatusCode::CONFLICT, ErrorCode::Conflict, "It is there already"),
         ControlError::CommandTimeout { .. } | ControlError::ProcessTimeout => TIMEOUT,
         ControlError::TooMany { .. } => shape(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooMany, "Too many at once"),

@@ -2,7 +2,7 @@
 //!
 //! How it works: events are read from the last one that is stored; each is applied together with the cursor's move, in one
 //! transaction, so that it counts exactly once, and then acknowledged, so that the host may forget it. Runs until the host's
-//! stream ends. Whoever must know what the host told until now waits with [`caught_up`].
+//! stream ends. A limit that cannot be kept is told once for each cause. Whoever must know what the host told until now waits with [`caught_up`].
 //!
 //! Deliberately absent: order among hosts.
 
@@ -51,7 +51,7 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
         (HostEventKind::Paused { .. }, Some(sandbox)) if !sandbox.status.is_over() => {
             control.used_so_far(sandbox).await
         }
-        _ => Vec::new(),
+        _ => None,
     };
     let now = control.now();
     let tx = control.store().begin(Step::HostEvent).await?;
@@ -78,19 +78,23 @@ async fn apply(control: &Control, event: &HostEvent) -> Result<(), ControlError>
             control.forget(&sandbox.id);
         }
         (HostEventKind::Paused { paused, cause }, Some(sandbox)) => {
-            let (incarnation, cause) = (event.incarnation, *cause);
-            let found = FoundPaused { sandbox, incarnation, paused, cause, used: &used };
+            let (incarnation, cause, used) = (event.incarnation, *cause, used.as_deref());
+            let found = FoundPaused { sandbox, incarnation, paused, cause, used };
             if control.note_found_paused(&tx, found).await? {
                 tracing::info!(sandbox.id = %sandbox.id, ?cause, "the host paused a sandbox");
             }
         }
         (HostEventKind::PauseFailed { reason, .. }, Some(sandbox)) if sandbox.incarnation == event.incarnation => {
             tracing::warn!(sandbox.id = %sandbox.id, %reason, "a sandbox whose time is over could not be paused");
-            let mut row = control.audit(&Principal::System, AuditAction::SandboxPauseFailed, sandbox);
-            row.metadata.insert("reason".into(), reason.clone());
-            tx.audit(&row).await?;
-            let why = Some(reason.clone());
-            tx.happened(&sandbox.id, &control.happening(sandbox, HappeningKind::PauseFailed, why)).await?;
+            let line = control.happening(sandbox, HappeningKind::PauseFailed, Some(reason.clone()));
+            // It is tried again each minute for as long as that lasts.
+            let last = tx.last_happening(&sandbox.id, line.kind).await?;
+            if !last.is_some_and(|last| line.repeats(&last)) {
+                let mut row = control.audit(&Principal::System, AuditAction::SandboxPauseFailed, sandbox);
+                row.metadata.insert("reason".into(), reason.clone());
+                tx.audit(&row).await?;
+                tx.happened(&sandbox.id, &line).await?;
+            }
         }
         (HostEventKind::Paused { .. } | HostEventKind::PauseFailed { .. }, _) => {}
         (HostEventKind::DiskFull, _) => {

@@ -2,7 +2,7 @@
 //!
 //! How it works: a call that was written down and has no outcome, and that nobody in this process carries out, was cut off by a crash.
 //! A destroy is carried out: it was wanted, and so are new limits. A template that was being made is dropped: nobody was told its name. A
-//! pause or a resume is closed once host and record agree about it. A create that the host finished, or did not, is settled by the comparison with
+//! pause or a resume is closed once host and record agree about it. What a paused sandbox used and its host did not say is asked for again. A create that the host finished, or did not, is settled by the comparison with
 //! the host ([`super::reconcile`]); here it is only closed once its sandbox is no longer pending.
 //!
 //! Deliberately absent: authority. Whoever asked was allowed to; the audit row names them still.
@@ -60,8 +60,12 @@ async fn settle(control: &Control, operation: &Operation, sandbox: Option<Sandbo
         (OperationKind::Lifetime, Some(sandbox)) => {
             let _busy = control.busy(&sandbox.id);
             let call = Call { operation: operation.id.clone(), incarnation: sandbox.incarnation };
-            control.tell_lifetime(&sandbox, &call, sandbox.limits(), None).await?;
+            control.tell_lifetime(&sandbox, &call, sandbox.limits()).await?;
             Ok(true)
+        }
+        // One that goes on keeps what it used, and its next pause says it.
+        (OperationKind::Metrics, Some(sandbox)) if sandbox.status == SandboxStatus::Paused => {
+            control.keep_used_late(&sandbox, &operation.id).await
         }
         (OperationKind::Snapshot, _) => {
             // Its name was never given to it.

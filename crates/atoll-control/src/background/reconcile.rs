@@ -135,11 +135,13 @@ async fn paused(
     let kept = facts.paused.as_ref().unwrap_or(&unknown);
     let used = control.used_so_far(sandbox).await;
     let tx = control.store().begin(Step::ReconcilePaused).await?;
-    let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused: kept, cause: None, used: &used };
+    // Before, as what is missing still is a call that stays open.
+    tx.finish_operations_of(&sandbox.id, control.now()).await?;
+    let used = used.as_deref();
+    let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused: kept, cause: None, used };
     if control.note_found_paused(&tx, found).await? {
         status.paused.push(sandbox.id.clone());
     }
-    tx.finish_operations_of(&sandbox.id, control.now()).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Changing how long a sandbox may live.
 //!
 //! How it works: the new limits are written down with the intent to tell the host of them; a host that cannot be reached hears of them
-//! when the open call is finished later, one that refuses them has the old ones put back. Each change has a number, so that one that
-//! was overtaken on its way to the host changes nothing there.
+//! when the open call is finished later, and of one that refuses them the record takes over what it keeps to. Each change has a number, so
+//! that one that was overtaken on its way to the host changes nothing there.
 //!
 //! Deliberately absent: the limits' rule (atoll-domain) and the timer (the host's).
 
@@ -71,33 +71,53 @@ impl Control {
         let what = Some(told(&lifetime));
         tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
         tx.commit().await?;
-        self.tell_lifetime(sandbox, &call, Limits { lifetime, revision }, Some(sandbox.lifetime)).await
+        self.tell_lifetime(sandbox, &call, Limits { lifetime, revision }).await
     }
 
-    /// Tells the host of a sandbox's limits; the intent is written down. What it refuses is put back to `before`.
+    /// Tells the host of a sandbox's limits; the intent is written down. What it refuses gives way to what it keeps to.
     pub(crate) async fn tell_lifetime(
         &self,
         sandbox: &Sandbox,
         call: &Call,
         limits: Limits,
-        before: Option<Lifetime>,
     ) -> Result<(), ControlError> {
         let answer = self.driver().set_lifetime(sandbox.id.clone(), limits).await;
-        if let Err(error @ (HostError::Unavailable(_) | HostError::Timeout { .. })) = answer {
+        match &answer {
             // The call stays open: the host hears of it when it is there again.
-            return Err(error.into());
+            Err(HostError::Unavailable(_) | HostError::Timeout { .. }) => return Ok(answer?),
+            Err(HostError::NotFound) | Ok(()) => {}
+            Err(_) => {
+                if !self.put_limits_back(sandbox, limits.revision).await? {
+                    return Ok(answer?);
+                }
+            }
         }
-        let now = self.now();
         let tx = self.store().begin(Step::LifetimeDone).await?;
-        if let (Err(_), Some(before)) = (&answer, &before)
-            && tx.put_lifetime_back(&sandbox.id, limits.revision, before, now).await?
-        {
-            let what = Some(format!("refused by the host; back to {}", told(before)));
-            tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
-        }
-        tx.finish_operation(&call.operation, now).await?;
+        tx.finish_operation(&call.operation, self.now()).await?;
         tx.commit().await?;
         Ok(answer?)
+    }
+
+    /// Takes the limits over that a host keeps to, which refused others; answers false when it has still to hear of that. What was there
+    /// before may have been refused, too, so the host is asked. It is told of its own limits under the refused number: an
+    /// older change that is on its way to it, and that the record says nothing of any more, then changes nothing there.
+    async fn put_limits_back(&self, sandbox: &Sandbox, refused: u64) -> Result<bool, ControlError> {
+        let lifetime = match self.driver().inspect(sandbox.id.clone()).await {
+            Ok(facts) => facts.limits.lifetime,
+            Err(HostError::NotFound) => return Ok(true),
+            // Told again later, it refuses again.
+            Err(_) => return Ok(false),
+        };
+        let tx = self.store().begin(Step::LifetimeDone).await?;
+        if !tx.put_lifetime_back(&sandbox.id, refused, &lifetime, self.now()).await? {
+            // A newer change has an answer of its own.
+            return Ok(true);
+        }
+        let what = Some(format!("refused by the host; back to {}", told(&lifetime)));
+        tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
+        tx.commit().await?;
+        let again = self.driver().set_lifetime(sandbox.id.clone(), Limits { lifetime, revision: refused }).await;
+        Ok(!matches!(again, Err(HostError::Unavailable(_) | HostError::Timeout { .. })))
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a sandbox used.
 //!
-//! How it works: live from its host while it runs, from the database while it is paused. A destroy asks the host for all of it first and
-//! keeps the 24 hours; it waits for that only a moment, as a destroy must not hang on numbers.
+//! How it works: live from its host while it runs, from the database while it is paused. A pause writes all of it down, a destroy the
+//! 24 hours; both ask the host for it and wait only a moment, as neither must hang on numbers. What was not said at a pause
+//! is an open call, and a loop asks for it again.
 //!
 //! Deliberately absent: sampling.
 
@@ -11,11 +12,14 @@ use atoll_domain::access::Action;
 use atoll_domain::host::HostError;
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Sandbox;
-use atoll_domain::{Invalid, Principal, SandboxStatus};
+use atoll_domain::{Invalid, OperationId, Principal, SandboxStatus};
+use atoll_store::{OperationKind, Step, WriteTransaction};
 
 use crate::{Control, ControlError, What};
 
 const LAST_LIMIT: Duration = Duration::from_secs(2);
+/// The same where nobody waits.
+const LATE_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a sandbox used, at one resolution.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,23 +65,64 @@ impl Control {
         Ok(SandboxMetrics { tier, points })
     }
 
-    /// All that a sandbox used, if its host says it at once: a pause must not hang on numbers either.
-    pub(crate) async fn used_so_far(&self, sandbox: &Sandbox) -> Vec<Joined> {
+    /// All that a sandbox used; none when its host does not say it at once: a pause must not hang on numbers either.
+    pub(crate) async fn used_so_far(&self, sandbox: &Sandbox) -> Option<Vec<Joined>> {
         match tokio::time::timeout(LAST_LIMIT, self.driver().flush_metrics(sandbox.id.clone())).await {
-            Ok(Ok(points)) => points,
+            Ok(Ok(points)) => Some(points),
             Ok(Err(error)) => {
-                tracing::warn!(sandbox.id = %sandbox.id, %error, "what a paused sandbox used is not kept");
-                Vec::new()
+                tracing::warn!(sandbox.id = %sandbox.id, %error, "a host does not say what a sandbox used");
+                None
             }
-            Err(_) => Vec::new(),
+            Err(_) => None,
         }
     }
 
-    /// The 24 hours of a sandbox that is about to be destroyed, if its host says them at once.
+    /// Writes down what a sandbox used until its pause. What its host did not say at once is asked for later, by [`crate::background`].
+    pub(crate) async fn keep_used(
+        &self,
+        tx: &WriteTransaction,
+        sandbox: &Sandbox,
+        used: Option<&[Joined]>,
+    ) -> Result<(), ControlError> {
+        match used {
+            Some(points) => tx.insert_metric_points(&sandbox.id, points).await.map(drop)?,
+            None => {
+                let call = Self::call(sandbox.incarnation)?;
+                tx.begin_operation(&call, &sandbox.id, OperationKind::Metrics, self.now()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks once more for what a paused sandbox used, and closes that call; answers false when its host cannot be asked now.
+    pub(crate) async fn keep_used_late(&self, sandbox: &Sandbox, call: &OperationId) -> Result<bool, ControlError> {
+        let used = match tokio::time::timeout(LATE_LIMIT, self.driver().flush_metrics(sandbox.id.clone())).await {
+            Ok(Ok(points)) => points,
+            Err(_) | Ok(Err(HostError::Unavailable(_) | HostError::Timeout { .. })) => return Ok(false),
+            // It has nothing, or cannot read what it has: that is no better the next time.
+            Ok(Err(error)) => {
+                tracing::warn!(sandbox.id = %sandbox.id, %error, "what a paused sandbox used is lost");
+                Vec::new()
+            }
+        };
+        // One that was destroyed meanwhile keeps what its destroy left.
+        let over = self.store().sandbox(&sandbox.id).await?.is_none_or(|sandbox| sandbox.status.is_over());
+        let tx = self.store().begin(Step::OperationResumed).await?;
+        if !over {
+            tx.insert_metric_points(&sandbox.id, &used).await?;
+        }
+        tx.finish_operation(call, self.now()).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// The 24 hours of a sandbox that is about to be destroyed, if its host says them at once; of a paused one, too: its host may not have
+    /// said them at the pause, and points that are there already are not written again.
     pub(crate) async fn last_metrics(&self, sandbox: &Sandbox) -> Vec<Joined> {
-        if sandbox.status != SandboxStatus::Running {
+        if !matches!(sandbox.status, SandboxStatus::Running | SandboxStatus::Paused) {
             return Vec::new();
         }
-        self.used_so_far(sandbox).await.into_iter().filter(|joined| joined.tier == Tier::Day).collect()
+        let used = self.used_so_far(sandbox).await.unwrap_or_default();
+        used.into_iter().filter(|joined| joined.tier == Tier::Day).collect()
     }
 }

@@ -42,8 +42,8 @@ pub(crate) struct FoundPaused<'a> {
     pub(crate) paused: &'a Paused,
     /// Which of its limits it was.
     pub(crate) cause: Option<Cause>,
-    /// All that it used.
-    pub(crate) used: &'a [Joined],
+    /// All that it used, if its host said it.
+    pub(crate) used: Option<&'a [Joined]>,
 }
 
 /// Reads a mode; absent means memory.
@@ -124,14 +124,14 @@ impl Control {
         let began = Instant::now();
         let answer = self.driver().pause(call.clone(), sandbox.id.clone(), mode).await;
         let took = began.elapsed();
-        let used = if answer.is_ok() { self.used_so_far(&sandbox).await } else { Vec::new() };
+        let used = if answer.is_ok() { self.used_so_far(&sandbox).await } else { None };
         self.limit_first().await;
         let now = self.now();
         let tx = self.store().begin(Step::PauseDone).await?;
         match &answer {
             Ok(paused) => {
                 if tx.mark_paused(&sandbox.id, sandbox.incarnation, paused, now).await? {
-                    tx.insert_metric_points(&sandbox.id, &used).await?;
+                    self.keep_used(&tx, &sandbox, used.as_deref()).await?;
                     tx.audit(&self.audit(principal, AuditAction::SandboxPause, &sandbox)).await?;
                     let disk_alone = paused.generation.is_none().then(|| "its disk alone".to_owned());
                     tx.happened(&sandbox.id, &self.happening(&sandbox, HappeningKind::Paused, disk_alone)).await?;
@@ -172,7 +172,7 @@ impl Control {
         if !tx.mark_paused(&sandbox.id, incarnation, paused, self.now()).await? {
             return Ok(false);
         }
-        tx.insert_metric_points(&sandbox.id, used).await?;
+        self.keep_used(tx, sandbox, used).await?;
         let mut row = self.audit(&Principal::System, AuditAction::SandboxAutoPause, sandbox);
         let why = cause.map(|cause| cause.as_str().to_owned());
         row.metadata.extend(why.clone().map(|why| ("reason".to_owned(), why)));

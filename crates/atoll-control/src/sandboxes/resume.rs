@@ -3,7 +3,7 @@
 //! How it works: whoever asks while a resume is under way joins it; the one who leads has a task of the control plane's own, so that a
 //! client that goes away changes nothing. The intent names the next life; only when the host says that it runs does the record
 //! take that life over. A resume that fails leaves what is kept as it was; where its guest had begun to run, the memory is lost, and the
-//! record says so from then on.
+//! record says so from then on. A use that fails to resume it says nothing when the last try failed for the same cause.
 //!
 //! Deliberately absent: falling back to the disk alone. That is asked for with mode `disk`, because it gives the memory up.
 
@@ -147,7 +147,7 @@ impl Control {
                 self.note_resumed(principal, &sandbox, &call, &facts, because).await
             }
             Err(error) => {
-                self.note_resume_failed(principal, &sandbox, &call, &error).await?;
+                self.note_resume_failed(principal, &sandbox, &call, because, &error).await?;
                 Err(gone(&sandbox.id, error))
             }
         }
@@ -188,6 +188,7 @@ impl Control {
         principal: &Principal,
         sandbox: &Sandbox,
         call: &Call,
+        because: Because,
         error: &HostError,
     ) -> Result<(), ControlError> {
         let now = self.now();
@@ -198,9 +199,14 @@ impl Control {
             tx.note_kept(&sandbox.id, incarnation, kept, now).await?;
         }
         if !is_refusal(error) {
-            tx.audit(&self.audit(principal, AuditAction::SandboxResumeFailed, sandbox)).await?;
-            let why = Some(error.told());
-            tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::ResumeFailed, why)).await?;
+            let line = self.happening(sandbox, HappeningKind::ResumeFailed, Some(error.told()));
+            let last = tx.last_happening(&sandbox.id, line.kind).await?;
+            // Every request to what cannot be resumed is a try; who asks for a resume is answered in the audit log each time.
+            let known = because == Because::Used && last.is_some_and(|last| line.repeats(&last));
+            if !known {
+                tx.audit(&self.audit(principal, AuditAction::SandboxResumeFailed, sandbox)).await?;
+                tx.happened(&sandbox.id, &line).await?;
+            }
         }
         tx.finish_operation(&call.operation, now).await?;
         tx.commit().await?;
@@ -214,7 +220,8 @@ impl Control {
         self.limit_first().await;
         let used = self.used_so_far(sandbox).await;
         let tx = self.store().begin(Step::ReconcilePaused).await?;
-        let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused, cause: None, used: &used };
+        let used = used.as_deref();
+        let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused, cause: None, used };
         self.note_found_paused(&tx, found).await?;
         tx.commit().await?;
         Ok(())

@@ -5,8 +5,9 @@ use atoll_domain::SandboxStatus;
 use atoll_domain::host::HostError;
 use atoll_domain::metrics::{Point, Tier};
 use atoll_domain::record::{Paused, Sandbox};
+use atoll_domain::ttl::Cause;
 use atoll_store::Step;
-use atoll_testkit::{ControlBox, Fault, Method};
+use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
 fn point(n: i64) -> Point {
     Point {
@@ -83,10 +84,54 @@ async fn a_paused_one_answers_from_the_record_and_keeps_its_24_hours_when_destro
     assert_eq!(metrics(&fixture, &sandbox, Some("2h")).await.unwrap().len(), 3);
     fixture.host.wake();
     fixture.control.destroy_sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
-    assert_eq!(fixture.host.calls(Method::FlushMetrics), 1, "a paused one has nothing more to say");
     let store = fixture.control.store();
     assert_eq!(store.metric_points(&sandbox.id, Tier::Day).await.unwrap().len(), 1);
     assert!(store.metric_points(&sandbox.id, Tier::TwoHours).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_not_said_at_a_pause_is_asked_for_later() {
+    let fixture = ControlBox::start().await;
+    let store = fixture.control.store();
+    let kept = async |of: &Sandbox| store.metric_points(&of.id, Tier::TenMinutes).await.unwrap().len();
+    let closed = || async { store.open_operations().await.unwrap().is_empty().then_some(()) };
+    let pause = async |of: &Sandbox, fault: HostError| {
+        fixture.host.plan(Method::FlushMetrics, Fault::Refuse(fault));
+        fixture.control.pause_sandbox(&fixture.principal, of.id.as_str(), None).await.unwrap();
+    };
+    let away = || HostError::Unavailable("away".into());
+    // One that was asked for, one that the host made, one that the comparison finds.
+    let (asked, found) = (sampled(&fixture, 130).await, sampled(&fixture, 130).await);
+    pause(&asked, HostError::Failed("no metrics".into())).await;
+    fixture.host.plan(Method::Pause, Fault::LoseReply);
+    assert!(fixture.control.pause_sandbox(&fixture.principal, found.id.as_str(), None).await.is_err());
+    fixture.host.plan(Method::FlushMetrics, Fault::Refuse(away()));
+    atoll_control::background::reconcile::activate(&fixture.control).await.unwrap();
+    assert_eq!((kept(&asked).await, kept(&found).await), (0, 0));
+    assert_eq!(store.open_operations().await.unwrap().len(), 2, "one each");
+    // Once more it cannot be asked.
+    fixture.host.plan(Method::FlushMetrics, Fault::Refuse(away()));
+    fixture.start_loops();
+    eventually("all calls to be closed", closed).await;
+    assert_eq!((kept(&asked).await, kept(&found).await), (130, 130));
+    let expired = sampled(&fixture, 130).await;
+    fixture.host.plan(Method::FlushMetrics, Fault::Refuse(away()));
+    fixture.host.expire(&expired.id, Cause::Idle);
+    let all = || async { (kept(&expired).await == 130).then_some(()) };
+    eventually("the host to be asked again", all).await;
+    eventually("the call to be closed", closed).await;
+}
+
+#[tokio::test]
+async fn what_was_never_said_of_a_paused_one_is_asked_for_when_it_is_destroyed() {
+    let fixture = ControlBox::start().await;
+    let sandbox = sampled(&fixture, 130).await;
+    fixture.host.plan(Method::FlushMetrics, Fault::Refuse(HostError::Failed("no metrics".into())));
+    fixture.control.pause_sandbox(&fixture.principal, sandbox.id.as_str(), None).await.unwrap();
+    fixture.control.destroy_sandbox(&fixture.principal, sandbox.id.as_str()).await.unwrap();
+    let store = fixture.control.store();
+    assert_eq!(store.metric_points(&sandbox.id, Tier::Day).await.unwrap().len(), 1);
+    assert!(store.metric_points(&sandbox.id, Tier::TenMinutes).await.unwrap().is_empty());
 }
 
 #[tokio::test]

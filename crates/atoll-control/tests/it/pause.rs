@@ -225,6 +225,33 @@ async fn a_limit_that_could_not_be_kept_to_is_told_and_it_runs_on() {
 }
 
 #[tokio::test]
+async fn a_limit_that_cannot_be_kept_for_long_is_told_once_for_each_cause() {
+    let fixture = ControlBox::start().await;
+    let sandbox = fixture.sandbox().await;
+    fixture.start_loops();
+    let fail = async |reason: &str| {
+        let failed = HostEventKind::PauseFailed { reason: reason.into(), cause: Some(Cause::Idle) };
+        fixture.host.tell(&sandbox.id, sandbox.incarnation, failed);
+        eventually("the failure to be taken in", async || (fixture.host.kept_events() == 0).then_some(())).await;
+    };
+    for left in [300, 299, 1024] {
+        fail(&format!("disk_mb is short: 512 needed, {left} available")).await;
+    }
+    assert_eq!(history(&fixture, &sandbox.id).await, ["created", "started", "pause_failed"]);
+    fail("the guest's agent did not answer in time").await;
+    fail("the guest's agent did not answer in time").await;
+    assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create", "pause_failed", "pause_failed"]);
+    // Another life is told of again.
+    pause(&fixture, &sandbox.id).await.unwrap();
+    let next = fixture.control.resume_sandbox(&fixture.principal, sandbox.id.as_str(), None).await.unwrap();
+    let reason = "the guest's agent did not answer in time".into();
+    fixture.host.tell(&sandbox.id, next.incarnation, HostEventKind::PauseFailed { reason, cause: None });
+    eventually("the failure to be taken in", async || (fixture.host.kept_events() == 0).then_some(())).await;
+    let told = history(&fixture, &sandbox.id).await;
+    assert_eq!(told[2..], ["pause_failed", "pause_failed", "paused", "resumed", "pause_failed"]);
+}
+
+#[tokio::test]
 async fn what_was_destroyed_while_paused_leaves_its_24_hours_and_no_secrets() {
     let fixture = ControlBox::start().await;
     let id = fixture.sandbox().await.id;

@@ -174,6 +174,27 @@ async fn a_memory_that_a_resume_lost_is_told_and_never_replaced_by_the_disk_unas
 }
 
 #[tokio::test]
+async fn uses_of_what_cannot_be_resumed_say_why_once_and_who_asks_for_it_each_time() {
+    let fixture = ControlBox::start().await;
+    let id = paused(&fixture, true).await;
+    let damaged = |what: &str| fixture.host.plan(Method::Resume, Fault::Refuse(HostError::Damaged(what.into())));
+    let uses = async || fixture.control.exec(&fixture.principal, id.as_str(), command("true", &[])).await;
+    for _ in 0..3 {
+        damaged("state is shorter than it says");
+        assert!(uses().await.is_err());
+    }
+    assert_eq!(fixture.audit_of(id.as_str()).await, ["create", "pause", "resume_failed"]);
+    damaged("state is shorter than it says");
+    assert!(resume(&fixture, &id, None).await.is_err());
+    assert_eq!(fixture.audit_of(id.as_str()).await.len(), 4);
+    damaged("the manifest was changed");
+    assert!(uses().await.is_err());
+    let told = ["created", "started", "paused", "resume_failed", "resume_failed", "resume_failed"];
+    assert_eq!(history(&fixture, &id).await, told);
+    assert!(uses().await.is_ok());
+}
+
+#[tokio::test]
 async fn which_limit_it_was_is_told_even_to_whoever_is_faster_than_the_host() {
     let fixture = ControlBox::start().await;
     let id = fixture.sandbox().await.id;
@@ -298,6 +319,53 @@ async fn a_change_of_limits_that_is_overtaken_on_its_way_changes_nothing() {
     assert_eq!(fixture.host.lifetime_of(&id), Some(newer.lifetime), "the older one won");
     assert_eq!(row(&fixture, &id).await.lifetime, newer.lifetime);
     assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn changes_of_limits_that_are_all_refused_leave_the_record_as_the_host_has_it() {
+    let fixture = ControlBox::start().await;
+    let made = fixture.sandbox().await;
+    let no = || HostError::NoCapacity { what: "disk_mb".into(), needed: 2, available: 1 };
+    let change = |seconds| {
+        let change = LifetimeChange { timeout_sec: Some(seconds), ..LifetimeChange::default() };
+        let (control, principal, id) = (fixture.control.clone(), fixture.principal.clone(), made.id.clone());
+        tokio::spawn(async move { control.update_sandbox(&principal, id.as_str(), &change).await })
+    };
+    let agree = async |what: &str| {
+        let kept = fixture.host.lifetime_of(&made.id).unwrap();
+        assert_eq!(row(&fixture, &made.id).await.lifetime, kept, "{what}");
+        assert!(fixture.control.store().open_operations().await.unwrap().is_empty(), "{what}");
+        kept
+    };
+    // The second is written down on top of the first, which is refused as well: what it found is nothing to go back to.
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(no()));
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(no()));
+    let gate = fixture.host.hold(Method::Inspect);
+    let first = change(7);
+    gate.reached().await;
+    assert!(change(9).await.unwrap().is_err());
+    gate.open();
+    assert!(first.await.unwrap().is_err());
+    assert_eq!(agree("both refused").await, made.lifetime);
+    // An older one that the host would take, and that comes there after a newer one was refused.
+    let gate = fixture.host.hold(Method::SetLifetime);
+    let older = change(7);
+    gate.reached().await;
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(no()));
+    assert!(change(9).await.unwrap().is_err());
+    gate.open();
+    older.await.unwrap().unwrap();
+    assert_eq!(agree("overtaken by one that was refused").await, made.lifetime);
+    // A host that is away when it is to be asked what it keeps to.
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(no()));
+    fixture.host.plan(Method::Inspect, Fault::Refuse(HostError::Unavailable("away".into())));
+    assert!(change(9).await.unwrap().is_err());
+    assert_eq!(row(&fixture, &made.id).await.lifetime.timeout_sec, 9, "not known better yet");
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(no()));
+    fixture.start_loops();
+    let closed = || async { fixture.control.store().open_operations().await.unwrap().is_empty().then_some(()) };
+    eventually("the call to be closed", closed).await;
+    assert_eq!(agree("refused again later").await, made.lifetime);
 }
 
 #[tokio::test]

@@ -190,3 +190,17 @@ async fn what_was_cut_off_in_the_making_is_dropped_and_what_is_being_made_is_not
     atoll_testkit::eventually("it to be dropped", dropped).await;
     assert_eq!(fixture.control.snapshots(&fixture.principal, None).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_paused_one_without_its_memory_says_what_to_do_and_that_helps() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    fixture.control.pause_sandbox(&fixture.principal, id.as_str(), Some("disk")).await.unwrap();
+    let refused = snapshot(&fixture, &id, "warm", false).await.unwrap_err();
+    assert!(matches!(refused, ControlError::NoMemoryToCopy { .. }), "{refused:?}");
+    let said = refused.to_string();
+    assert!(said.contains("only the disk was kept") && said.contains("make the template of it while it runs"), "{said}");
+    assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
+    fixture.control.resume_sandbox(&fixture.principal, id.as_str(), Some("disk")).await.unwrap();
+    snapshot(&fixture, &id, "warm", false).await.unwrap();
+}

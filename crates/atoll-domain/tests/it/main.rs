@@ -10,6 +10,7 @@ mod access;
 mod actor;
 mod admission;
 mod golden;
+mod happening;
 mod ids;
 mod metrics;
 mod objects;

@@ -271,3 +271,19 @@ async fn what_happened_is_read_newest_first() {
     assert_eq!(kinds, HappeningKind::ALL, "rows of one microsecond keep their order");
     assert_eq!(store.happenings(&id, 3).await.unwrap().len(), 3);
 }
+
+#[tokio::test]
+async fn the_newest_of_a_kind_is_found_among_what_happened() {
+    let db = open().await;
+    let store = &db.store;
+    let id = sandbox().id;
+    let tx = begin(store).await;
+    let kind = HappeningKind::PauseFailed;
+    assert_eq!(tx.last_happening(&id, kind).await.unwrap(), None);
+    let line = |at, kind, reason: &str| Happening { at, incarnation: Incarnation(2), kind, reason: Some(reason.into()) };
+    for line in [line(5, kind, "a"), line(6, kind, "b"), line(6, kind, "c"), line(7, HappeningKind::Ended, "d")] {
+        tx.happened(&id, &line).await.unwrap();
+    }
+    assert_eq!(tx.last_happening(&id, kind).await.unwrap(), Some(line(6, kind, "c")), "of one microsecond the later");
+    assert_eq!(tx.last_happening(&support::sandbox(8, 1).id, kind).await.unwrap(), None);
+}

@@ -50,7 +50,11 @@ async fn what_a_host_refuses_about_a_life_has_its_own_codes() {
     assert_eq!(busy["retryable"], true);
     service.post(&format!("/v1/sandboxes/{id}/pause"), "").await;
     service.fail_next(HostError::Unquiesced);
-    service.post("/v1/snapshots", snapshot).await.problem(409, "unquiesced");
+    service.post("/v1/snapshots", snapshot.clone()).await.problem(409, "unquiesced");
+    service.fail_next(HostError::MemoryUnusable(MemoryReason::DiskOnly));
+    let problem = service.post("/v1/snapshots", snapshot).await.problem(409, "memory_unusable");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("only the disk was kept") && detail.contains("while it runs"), "{detail}");
     let resume = format!("/v1/sandboxes/{id}/resume");
     let (was, is) = ("qemu 7.2.22".to_owned(), "qemu 8.2.0".to_owned());
     service.fail_next(HostError::MemoryUnusable(MemoryReason::Vmm { was, is }));
