@@ -66,6 +66,20 @@ pub enum StartError {
         /// Why.
         why: String,
     },
+    /// Objects are there, and nothing says who rests on them.
+    #[error(
+        "{} is missing or empty, so nobody knows which templates and sandboxes rest on the {objects} objects beside it: put that file back \
+         from a backup; or move {} away, which gives up the templates and the memory of the paused sandboxes that rest on them",
+        journal.display(), root.display()
+    )]
+    ObjectsUnknown {
+        /// The file that says it.
+        journal: PathBuf,
+        /// The directory of the objects.
+        root: PathBuf,
+        /// How many are there.
+        objects: usize,
+    },
     /// The binary carries no keeper or no guest agent.
     #[error("this build carries no keeper and guest agent: build it with `cargo xtask build`")]
     Incomplete,

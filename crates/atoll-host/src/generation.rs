@@ -34,6 +34,11 @@ pub(crate) fn fresh_id() -> Result<String, HostError> {
     Ok(format!("{:032x}", u128::from_be_bytes(random)))
 }
 
+/// Whether it is such a name.
+pub(crate) fn is_id(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The directory of a generation.
 pub(crate) fn path(dir: &Path, id: &str) -> PathBuf {
     dir.join(DIRECTORY).join(id)

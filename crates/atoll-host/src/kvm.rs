@@ -2,7 +2,8 @@
 //!
 //! How it works: `/dev/kvm` that opens proves nothing (it may abort, or hang while the guest's own kernel code is emulated), so the
 //! real kernel and guest agent are booted under it once and must say so on the console in time. The verdict is kept in the cache
-//! for as long as the host's kernel, QEMU and the guest's parts stay the same; a file that others can write to is not believed.
+//! for as long as the host's kernel, QEMU and the guest's parts stay the same; a file that others can write to is not believed. Where
+//! a guest of other parts booted under the same kernel, one that is late is given a second, longer try: the machine is busy.
 //!
 //! Deliberately absent: judging how fast it is.
 
@@ -18,6 +19,8 @@ use crate::data_dir::replace;
 
 const FILE: &str = "kvm-verdict";
 const LIMIT: Duration = Duration::from_secs(6);
+/// The same for a second try.
+const SECOND_LIMIT: Duration = Duration::from_secs(30);
 const SAID: &str = "atoll-probe-ok";
 const OUTPUT_CAP: usize = 64 * 1024;
 const VERDICT_CAP: u64 = 64 * 1024;
@@ -43,7 +46,7 @@ pub fn cached_kvm_verdict(cache: &Path) -> Option<(bool, String)> {
 /// The verdict from the cache, or a fresh one.
 pub(crate) fn verdict(cache: &Path, tree: &Path, kernel: &Path, initrd: &Path) -> Verdict {
     let key = format!("{}|{}|{}|{}", release(), tree.display(), kernel.display(), initrd.display());
-    verdict_for(cache, key, || probe(kernel, initrd))
+    verdict_for(cache, key, |limit| probe(kernel, initrd, limit))
 }
 
 /// The host's kernel.
@@ -51,14 +54,15 @@ fn release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
-fn verdict_for(cache: &Path, key: String, probe: impl FnOnce() -> Result<(), Unusable>) -> Verdict {
+fn verdict_for(cache: &Path, key: String, probe: impl FnMut(Duration) -> Result<(), Unusable>) -> Verdict {
     let path = cache.join(FILE);
     if let Some(verdict) = kept(&path).filter(|verdict| verdict.key == key) {
         return verdict;
     }
-    let (usable, reason, lasting) = match probe() {
+    let booted_before = cached_kvm_verdict(cache).is_some_and(|(usable, _)| usable);
+    let (usable, reason, lasting) = match tried(booted_before, probe) {
         Ok(()) => (true, "a guest booted under it".to_owned(), true),
-        Err(Unusable { reason, lasting }) => (false, reason, lasting),
+        Err(Unusable { reason, holds }) => (false, reason, holds == Holds::ForGood),
     };
     let verdict = Verdict { key, usable, reason };
     // What a loaded module or a quieter machine would change is asked again at the next start.
@@ -67,6 +71,18 @@ fn verdict_for(cache: &Path, key: String, probe: impl FnOnce() -> Result<(), Unu
         let _ = replace(&path, &text, 0o644);
     }
     verdict
+}
+
+/// One try, and a second one with more time for a guest that was only late where others came up. Emulating for as long as this Atoll runs
+/// costs more than waiting.
+fn tried(booted_before: bool, mut probe: impl FnMut(Duration) -> Result<(), Unusable>) -> Result<(), Unusable> {
+    match probe(LIMIT) {
+        Err(late) if late.holds == Holds::WhileBusy && booted_before => {
+            tracing::warn!(reason = %late.reason, "KVM is tried again: a guest booted under this kernel before");
+            probe(SECOND_LIMIT)
+        }
+        found => found,
+    }
 }
 
 /// What the file says, if only root or whoever runs this can have written it.
@@ -82,15 +98,26 @@ fn kept(path: &Path) -> Option<Verdict> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Why no guest booted, and whether that stays so.
+/// How long it stays so that no guest boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// Until a part is another.
+    ForGood,
+    /// Until somebody mends the machine.
+    ForNow,
+    /// It was only late.
+    WhileBusy,
+}
+
+/// Why no guest booted.
 #[derive(Debug)]
 struct Unusable {
     reason: String,
-    lasting: bool,
+    holds: Holds,
 }
 
-fn probe(kernel: &Path, initrd: &Path) -> Result<(), Unusable> {
-    let passing = |reason: String| Unusable { reason, lasting: false };
+fn probe(kernel: &Path, initrd: &Path, limit: Duration) -> Result<(), Unusable> {
+    let passing = |reason: String| Unusable { reason, holds: Holds::ForNow };
     std::fs::File::open("/dev/kvm").map_err(|error| passing(format!("/dev/kvm cannot be opened: {error}")))?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--no-new-privs", "--bounding-set", "-all", "--inh-caps", "-all"]);
@@ -100,12 +127,12 @@ fn probe(kernel: &Path, initrd: &Path) -> Result<(), Unusable> {
     command.args(["-display", "none", "-serial", "stdio", "-append"]);
     command.arg("console=ttyS0 quiet panic=-1 reboot=t pci=off atoll.probe");
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-    watch(&mut command, LIMIT)
+    watch(&mut command, limit)
 }
 
 /// Whether what the command starts says in time that a guest booted.
 fn watch(command: &mut Command, limit: Duration) -> Result<(), Unusable> {
-    let passing = |reason: String| Unusable { reason, lasting: false };
+    let passing = |reason: String| Unusable { reason, holds: Holds::ForNow };
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| passing(format!("QEMU does not start: {error}")))?;
     let out = child.stdout.take().map(collect);
@@ -118,10 +145,14 @@ fn watch(command: &mut Command, limit: Duration) -> Result<(), Unusable> {
     }
     let last = err.lines().last().unwrap_or("nothing on the console").trim().chars().take(200).collect::<String>();
     match ended {
-        Some(status) => {
-            Err(Unusable { reason: format!("a guest does not boot under it ({status}: {last})"), lasting: true })
-        }
-        None => Err(passing(format!("a guest does not boot under it within {} s", limit.as_secs()))),
+        Some(status) => Err(Unusable {
+            reason: format!("a guest does not boot under it ({status}: {last})"),
+            holds: Holds::ForGood,
+        }),
+        None => Err(Unusable {
+            reason: format!("a guest does not boot under it within {} s", limit.as_secs()),
+            holds: Holds::WhileBusy,
+        }),
     }
 }
 
@@ -161,18 +192,45 @@ mod tests {
 
     const GOOD: Result<(), Unusable> = Ok(());
 
+    fn no_guest(holds: Holds) -> Result<(), Unusable> {
+        Err(Unusable { reason: "no guest".into(), holds })
+    }
+
     fn bad(lasting: bool) -> Result<(), Unusable> {
-        Err(Unusable { reason: "no guest".into(), lasting })
+        no_guest(if lasting { Holds::ForGood } else { Holds::ForNow })
     }
 
     /// Asks for a verdict; answers whether KVM can be used and whether it was tried.
     fn ask(cache: &Path, key: &str, found: Result<(), Unusable>) -> (bool, bool) {
-        let mut tried = false;
-        let verdict = verdict_for(cache, key.into(), || {
-            tried = true;
-            found
+        let (usable, limits) = ask_often(cache, key, vec![found]);
+        (usable, !limits.is_empty())
+    }
+
+    /// The same of several tries; answers how long each was given.
+    fn ask_often(cache: &Path, key: &str, found: Vec<Result<(), Unusable>>) -> (bool, Vec<Duration>) {
+        let (mut found, mut limits) = (found.into_iter(), Vec::new());
+        let verdict = verdict_for(cache, key.into(), |limit| {
+            limits.push(limit);
+            found.next().expect("no more tries")
         });
-        (verdict.usable, tried)
+        (verdict.usable, limits)
+    }
+
+    #[test]
+    fn who_is_late_where_others_booted_has_a_second_try_with_more_time() {
+        let cache = tempfile::tempdir().unwrap();
+        let here = |part: &str| format!("{}|{part}", release());
+        let late = || no_guest(Holds::WhileBusy);
+        let (once, twice) = (vec![LIMIT], vec![LIMIT, SECOND_LIMIT]);
+        assert_eq!(ask_often(cache.path(), &here("a"), vec![late()]), (false, once.clone()), "nothing ever booted here");
+        assert_eq!(ask(cache.path(), &here("a"), GOOD), (true, true));
+        assert_eq!(ask_often(cache.path(), &here("b"), vec![late(), late()]), (false, twice.clone()));
+        assert_eq!(ask_often(cache.path(), &here("b"), vec![bad(false)]), (false, once.clone()), "it was not late");
+        assert_eq!(ask_often(cache.path(), &here("b"), vec![late(), GOOD]), (true, twice.clone()));
+        assert_eq!(ask_often(cache.path(), &here("c"), vec![late(), bad(true)]), (false, twice));
+        assert_eq!(ask_often(cache.path(), &here("d"), vec![late()]), (false, once.clone()), "the last one did not boot");
+        assert_eq!(ask(cache.path(), "1.2.3-other|a", GOOD), (true, true));
+        assert_eq!(ask_often(cache.path(), &here("d"), vec![late()]), (false, once), "that was another kernel");
     }
 
     #[test]
@@ -243,9 +301,9 @@ mod tests {
         let long = Duration::from_secs(60);
         assert!(watch(&mut sh("echo kernel; echo atoll-probe-ok"), long).is_ok());
         let ended = watch(&mut sh("echo kernel; echo first >&2; echo KVM: abort >&2; exit 3"), long).unwrap_err();
-        assert!(ended.lasting && ended.reason.contains("KVM: abort") && ended.reason.contains('3'), "{ended:?}");
+        assert!(ended.holds == Holds::ForGood && ended.reason.contains("KVM: abort") && ended.reason.contains('3'), "{ended:?}");
         let none = watch(&mut Command::new("/nowhere/qemu"), long).unwrap_err();
-        assert!(!none.lasting && none.reason.contains("does not start"), "{none:?}");
+        assert!(none.holds == Holds::ForNow && none.reason.contains("does not start"), "{none:?}");
     }
 
     #[test]
@@ -254,7 +312,7 @@ mod tests {
         let pid = dir.path().join("pid");
         let mut hangs = sh(&format!("echo $$ > {}; exec sleep 1000000", pid.display()));
         let late = watch(&mut hangs, Duration::from_secs(1)).unwrap_err();
-        assert!(!late.lasting, "a quieter machine may be quick enough");
+        assert!(late.holds == Holds::WhileBusy, "a quieter machine may be quick enough");
         assert!(late.reason.contains("within 1 s"), "{late:?}");
         // It may not even have come to say its name; if it did, nobody of that name is left.
         let name = std::fs::read_to_string(&pid).unwrap_or_default();

@@ -33,9 +33,11 @@ mod recovery;
 #[cfg(test)]
 mod samples;
 mod scrub;
+mod sealed;
 mod shared;
 mod signing;
 mod single_flight;
+mod sources;
 mod stamp;
 mod step;
 mod whole;

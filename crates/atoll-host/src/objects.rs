@@ -1,31 +1,29 @@
 //! The immutable files that several sandboxes rest on: `objects/<id>/` in the data directory.
 //!
 //! How it works: an object is a whole snapshot (signed manifest, device state, flat memory image, disk) that nobody writes to again.
-//! `atoll_domain::objects` says who rests on it; what happens is a line in `objects/journal`, on disk before the step. The
-//! memory image is loaded into a write-sealed memfd for the first VM that starts from it, its digest checked on the way, and stays
-//! there as long as any VM's start needs it; a keeper that has one gives it back after a restart of Atoll. Files that cannot be
-//! removed are told to whoever let go of them last, each time again, and are in nobody else's way, nor in that of a start.
+//! `atoll_domain::objects` says who rests on it; what happens is a line in `objects/journal`, on disk before the step. Without
+//! that journal nobody knows who rests on what is there, so then Atoll does not start. Memory images are mapped by many VMs at once
+//! ([`crate::sealed`]). Files that cannot be removed are told to whoever let go of them last, each time again, and are in nobody
+//! else's way, nor in that of a start.
 //!
 //! Deliberately absent: who drops what when (the actors, goldens and templates).
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_domain::host::HostError;
 use atoll_domain::objects::{Entry, Holder, Ledger, ObjectId};
-use atoll_domain::snapshot::{Digest, Manifest};
-use atoll_keeper::memory::base::{is_sealed, seal};
-use atoll_keeper::memory::digest_of;
+use atoll_domain::snapshot::{Digest, Manifest, Part};
 
 use crate::StartError;
 use crate::Step;
-use crate::error::{failed, from_keeper, join_failed};
+use crate::error::{failed, join_failed};
 use crate::generation::{self, MANIFEST};
 use crate::journal::{append, open_whole};
+use crate::sealed::Sealed;
 use crate::signing::Signer;
 
 /// The names of an object's files.
@@ -49,22 +47,32 @@ pub(crate) struct Objects {
     root: PathBuf,
     signer: Arc<Signer>,
     book: Mutex<Book>,
-    /// Memory images that are loaded. The async lock is held while one is loaded, so that it is loaded once.
-    sealed: tokio::sync::Mutex<HashMap<ObjectId, Weak<File>>>,
+    /// Memory images that are loaded.
+    sealed: Sealed,
 }
 
 impl Objects {
     /// Reads the journal and removes what nobody rests on; `lives` says which holders still do.
+    ///
+    /// # Errors
+    /// What the file system says, or objects without a journal: then nothing is touched.
     pub(crate) fn open(data: &Path, signer: Arc<Signer>, lives: impl Fn(&Holder) -> bool) -> Result<Self, StartError> {
         let root = data.join("objects");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(StartError::file("create", &root))?;
         let path = root.join(JOURNAL);
         let entries = read(&path).map_err(StartError::file("read", &path))?;
+        if entries.is_empty() {
+            // An object's first line is on disk before its directory is made.
+            let objects = count(&root).map_err(StartError::file("read", &root))?;
+            if objects > 0 {
+                return Err(StartError::ObjectsUnknown { journal: path, root, objects });
+            }
+        }
         let mut options = OpenOptions::new();
         let journal = open_whole(options.append(true).create(true).mode(0o600), &path);
         let journal = journal.map_err(StartError::file("open", &path))?;
         let book = Book { ledger: Ledger::read(entries), journal };
-        let objects = Self { root, signer, book: Mutex::new(book), sealed: tokio::sync::Mutex::default() };
+        let objects = Self { root, signer, book: Mutex::new(book), sealed: Sealed::default() };
         let write = StartError::file("write", &path);
         objects.settle(lives).map_err(write)?;
         Ok(objects)
@@ -192,49 +200,33 @@ impl Objects {
         if manifest.id == id.0 { Ok(manifest) } else { Err(HostError::Damaged("the manifest is another's".into())) }
     }
 
+    /// The memory image of an object, as its signed manifest names it. Blocks for a small file.
+    fn memory(&self, id: &ObjectId) -> Result<Part, HostError> {
+        let none = || HostError::Damaged("the manifest names no memory image".into());
+        self.manifest(id)?.parts.memory_base.ok_or_else(none)
+    }
+
     /// What an object's memory image holds.
     pub(crate) async fn base_digest(self: &Arc<Self>, id: &ObjectId) -> Result<Digest, HostError> {
         let (objects, id) = (Arc::clone(self), id.clone());
-        let read = tokio::task::spawn_blocking(move || objects.manifest(&id)).await.map_err(join_failed)??;
-        let none = || HostError::Damaged("the manifest names no memory image".into());
-        read.parts.memory_base.map(|part| part.digest).ok_or_else(none)
+        let read = tokio::task::spawn_blocking(move || objects.memory(&id));
+        Ok(read.await.map_err(join_failed)??.digest)
     }
 
-    /// The memory image of an object, loaded and write-sealed; its digest is checked when it is loaded.
+    /// The memory image of an object, loaded and write-sealed; it holds what the manifest says.
     pub(crate) async fn sealed_base(self: &Arc<Self>, id: &ObjectId) -> Result<Arc<File>, HostError> {
-        let mut sealed = self.sealed.lock().await;
-        if let Some(file) = sealed.get(id).and_then(Weak::upgrade) {
-            return Ok(file);
-        }
-        let expected = self.base_digest(id).await?;
-        let path = self.path(id).join(MEMORY);
-        let loaded = tokio::task::spawn_blocking(move || {
-            let image = File::open(&path).map_err(|e| failed(&e))?;
-            let file = seal(&image).map_err(from_keeper)?;
-            // Of the sealed copy: nobody can change it after this look.
-            if digest_of(&file).map_err(from_keeper)?.0.0 != expected.0 {
-                return Err(HostError::Damaged("the memory image does not hold what it must".into()));
-            }
-            Ok(Arc::new(file))
-        });
-        let file = loaded.await.map_err(join_failed)??;
-        sealed.retain(|_, file| file.strong_count() > 0);
-        sealed.insert(id.clone(), Arc::downgrade(&file));
-        Ok(file)
+        let (objects, of) = (Arc::clone(self), id.clone());
+        self.sealed.of(id, move || objects.memory(&of), self.path(id).join(MEMORY)).await
     }
 
     /// Takes the sealed image that an adopted sandbox's keeper has, if none is loaded.
     pub(crate) async fn adopt_base(&self, id: &ObjectId, file: File) -> Option<Arc<File>> {
-        if !is_sealed(&file) {
-            return None;
-        }
-        let mut sealed = self.sealed.lock().await;
-        if let Some(file) = sealed.get(id).and_then(Weak::upgrade) {
-            return Some(file);
-        }
-        let file = Arc::new(file);
-        sealed.insert(id.clone(), Arc::downgrade(&file));
-        Some(file)
+        self.sealed.offer(id, file).await
+    }
+
+    /// Lets go of memory images that nobody has used for a while.
+    pub(crate) fn let_go(&self) {
+        self.sealed.let_go(std::time::Instant::now());
     }
 }
 
@@ -255,6 +247,17 @@ impl Book {
         self.ledger.apply(line);
         Ok(())
     }
+}
+
+/// How many objects have a directory; what is called otherwise was not made by Atoll.
+fn count(root: &Path) -> io::Result<usize> {
+    let mut objects = 0;
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let is_named = entry.file_name().to_str().is_some_and(generation::is_id);
+        objects += usize::from(is_named && entry.file_type()?.is_dir());
+    }
+    Ok(objects)
 }
 
 /// The journal's lines; a last one that a crash cut short announced nothing.
@@ -298,6 +301,34 @@ mod tests {
     fn block(path: &Path) {
         fs::remove_dir_all(path).unwrap();
         fs::write(path, "in the way").unwrap();
+    }
+
+    #[test]
+    fn objects_without_a_journal_keep_atoll_from_starting_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = Arc::new(Signer::open(dir.path()).unwrap());
+        let try_open = || Objects::open(dir.path(), Arc::clone(&signer), |_| true);
+        // What a file system of its own begins with.
+        fs::create_dir_all(dir.path().join("objects/lost+found")).unwrap();
+        let objects = try_open().unwrap();
+        let (id, path) = objects.make(template("t")).unwrap();
+        fs::write(path.join(STATE), "device state").unwrap();
+        drop(objects);
+        let journal = dir.path().join("objects").join(JOURNAL);
+        let lines = fs::read(&journal).unwrap();
+        for left in [None, Some(&b""[..]), Some(&lines[..lines.len() - 1])] {
+            fs::remove_file(&journal).unwrap();
+            if let Some(text) = left {
+                fs::write(&journal, text).unwrap();
+            }
+            let refused = try_open().unwrap_err();
+            assert!(matches!(refused, StartError::ObjectsUnknown { objects: 1, .. }), "{left:?}: {refused:?}");
+            assert!(refused.to_string().contains(&journal.display().to_string()), "{refused}");
+            assert_eq!(fs::read(path.join(STATE)).unwrap(), b"device state");
+            assert_eq!(fs::read(&journal).ok().as_deref(), left, "it is as it was found");
+            fs::write(&journal, &lines).unwrap();
+        }
+        assert_eq!(try_open().unwrap().of(&template("t")), Some(id), "with its journal it is as if nothing had been");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! copied, and the sources, which say what the VM was started from. When the disk has been written, how it looks is noted beside
 //! it ([`crate::stamp`]); as long as it looks the same its length alone is compared with the manifest, and it is read when not.
 //!
-//! Deliberately absent: the files that the sources name. They are the cache's, which knows them by what they hold.
+//! Deliberately absent: the files that the sources name ([`crate::sources`]).
 
 use std::fs::{self, File};
 use std::io;

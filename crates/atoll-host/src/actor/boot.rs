@@ -25,6 +25,7 @@ use crate::error::{from_disk, join_failed};
 use crate::generation;
 use crate::journal::{Base, Entry, Sources};
 use crate::ready::Ready;
+use crate::sources::By;
 
 pub(super) async fn run(context: Context, attempt: u8) -> Finished {
     let mut process = None;
@@ -152,6 +153,11 @@ pub(super) async fn come_up(
 ) -> Result<Up, HostError> {
     let started = Instant::now();
     let sources = sources(context, ready).await?;
+    // Nothing is kept yet that could be damaged: the next start of Atoll makes again what the cache lacks.
+    context.sources_there(&sources, By::Boot).await.map_err(|error| match error {
+        HostError::Damaged(why) => HostError::Failed(why),
+        other => other,
+    })?;
     let start = cold(&sources);
     let incarnation = context.call.incarnation;
     let beginning = Beginning { attempt, incarnation, sources, start, shared_base: None };

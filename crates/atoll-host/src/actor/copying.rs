@@ -3,7 +3,8 @@
 //! How it works: a template is an object: device state, flat memory, disk, manifest. Of a running sandbox, user code is frozen (its
 //! agent has five seconds for that, or the sandbox runs on and this is `AgentBusy`), the VM stands still while its changed pages
 //! are read and its disk is copied (by reflink; by its data where the file system has none), then it goes on and the rest is done
-//! beside it. Of a paused one, what is kept is copied. A step holds the object until it is whole; then the template does.
+//! beside it. Of a paused one, what is kept is copied. A step holds the object until it is whole; then the template does. A destroy of
+//! the sandbox calls it off within a piece of memory or disk; the copy of the disk itself is made to its end.
 //!
 //! Deliberately absent: names; the control plane has them.
 
@@ -13,13 +14,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use atoll_disk::{DiskError, disk_digest_while};
 use atoll_domain::host::{HostError, MakeTemplate, TemplateFacts};
 use atoll_domain::objects::{Holder, ObjectId};
 use atoll_domain::snapshot::{Digest, FORMAT, Manifest, Part, Parts, Platform};
 use atoll_guest_client::PrepareRequest;
+use atoll_keeper::KeeperError;
 use atoll_keeper::client::{DIFF_FILE, SnapshotFiles};
 use atoll_keeper::memory::Digest as KeeperDigest;
-use atoll_keeper::memory::flatten::flatten;
+use atoll_keeper::memory::flatten::flatten_while;
 use atoll_keeper::protocol::{Event, Snapshot, Then};
 use tokio::time::timeout;
 
@@ -182,11 +185,14 @@ async fn take(
     let agent = vmm::agent(&vm.sockets, context.token());
     let timeout_ms = u64::try_from(FREEZE.as_millis()).unwrap_or(u64::MAX);
     let request = PrepareRequest { sync: false, freeze: true, timeout_ms };
-    match timeout(FREEZE, agent.prepare_snapshot(&request)).await {
-        Ok(Ok(prepared)) if prepared.frozen => {}
-        Ok(Ok(_)) => return Err(HostError::Unquiesced),
-        _ => return Err(HostError::AgentBusy),
-    }
+    let frozen = async {
+        match timeout(FREEZE, agent.prepare_snapshot(&request)).await {
+            Ok(Ok(prepared)) if prepared.frozen => Ok(()),
+            Ok(Ok(_)) => Err(HostError::Unquiesced),
+            _ => Err(HostError::AgentBusy),
+        }
+    };
+    context.or_destroyed(frozen).await?;
     let to = path.to_owned();
     let files = tokio::task::spawn_blocking(move || SnapshotFiles::create(&to).map_err(from_client));
     let files = files.await.map_err(join_failed)??;
@@ -227,9 +233,10 @@ async fn take(
     Ok((sources, taken, u64::try_from(stood_still.as_micros()).unwrap_or(u64::MAX)))
 }
 
+/// Copies the disk of a VM that stands still; it is made lasting when the VM has gone on ([`finish`]).
 pub(super) async fn copy_disk(context: &Context, path: &Path) -> Result<(), HostError> {
     let (from, to) = (context.dir.join("cow.raw"), path.join(DISK));
-    let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk_lasting(&from, &to).map_err(from_disk));
+    let copied = tokio::task::spawn_blocking(move || atoll_disk::copy_disk(&from, &to).map_err(from_disk));
     copied.await.map_err(join_failed)?.map(drop)
 }
 
@@ -243,15 +250,20 @@ pub(super) struct Raw {
 
 /// Flattens the memory, writes sources and manifest; everything is on disk when this answers the allocated bytes.
 pub(super) async fn finish(context: &Context, object: &ObjectId, path: &Path, parts: Raw) -> Result<u64, HostError> {
-    let (shared, dir, path, object) = (context.shared.clone(), context.dir.clone(), path.to_owned(), object.clone());
-    let (shape, template) = (context.spec.shape, context.spec.template.clone());
-    let memory = u64::from(shape.memory_mb) << 20;
+    let (context, path, object) = (context.clone(), path.to_owned(), object.clone());
     let finished = tokio::task::spawn_blocking(move || {
-        let base = crate::base::open(&shared.objects, &dir, &parts.sources.base)?;
-        let digest = flat(&base, parts.diff.as_ref(), memory, &path.join(MEMORY))?;
+        let (shared, shape, template) = (&context.shared, context.spec.shape, context.spec.template.clone());
+        let memory = u64::from(shape.memory_mb) << 20;
+        let go_on = || !context.is_destroyed();
+        let base = crate::base::open(&shared.objects, &context.dir, &parts.sources.base)?;
+        let digest = flat(&base, parts.diff.as_ref(), memory, &path.join(MEMORY), &go_on)?;
         // A running sandbox's diff lies in the object itself and is of no use any more.
         let _ = std::fs::remove_file(path.join(DIFF_FILE));
-        let (disk, bytes) = atoll_disk::disk_digest(&path.join(DISK)).map_err(from_disk)?;
+        open(&path.join(DISK))?.sync_all().map_err(|e| failed(&e))?;
+        let (disk, bytes) = disk_digest_while(&path.join(DISK), &go_on).map_err(|error| match error {
+            DiskError::Cancelled => work::being_destroyed(),
+            error => from_disk(error),
+        })?;
         crate::whole::note_disk(&path).map_err(|e| failed(&e))?;
         let sources = Sources { base: Base::Object { id: object.clone() }, ..parts.sources };
         let write = || {
@@ -280,6 +292,7 @@ pub(super) async fn finish(context: &Context, object: &ObjectId, path: &Path, pa
         generation::seal(&path, &manifest, &shared.signer).map_err(|e| failed(&e))?;
         objects::allocated(&path)
     });
+    // Awaited also when it is called off: its files are removed next.
     finished.await.map_err(join_failed)?
 }
 
@@ -292,9 +305,35 @@ fn flat(
     diff: Option<&(std::path::PathBuf, Digest)>,
     memory: u64,
     to: &Path,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<KeeperDigest, HostError> {
     let diff = diff.map(|(path, digest)| Ok::<_, HostError>((open(path)?, KeeperDigest(digest.0)))).transpose()?;
     let mut options = std::fs::OpenOptions::new();
     let out = options.read(true).write(true).create_new(true).mode(0o600).open(to).map_err(|e| failed(&e))?;
-    flatten(base, diff.as_ref().map(|(file, digest)| (file, *digest)), memory, &out).map_err(from_keeper)
+    let diff = diff.as_ref().map(|(file, digest)| (file, *digest));
+    flatten_while(base, diff, memory, &out, go_on).map_err(|error| match error {
+        KeeperError::CalledOff => work::being_destroyed(),
+        error => from_keeper(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_made_flat_is_called_off_between_two_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = 64 << 20;
+        let base = dir.path().join("base");
+        std::fs::write(&base, vec![1; 64 << 20]).unwrap();
+        let base = File::open(&base).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let once = || asked.replace(asked.get() + 1) == 0;
+        let flattened = flat(&base, None, memory, &dir.path().join("called-off"), &once);
+        assert!(matches!(flattened, Err(HostError::WrongState { .. })), "{flattened:?}");
+        assert_eq!(asked.get(), 2, "it went on after it was called off");
+        let whole = flat(&base, None, memory, &dir.path().join("whole"), &|| true).unwrap();
+        assert!(whole == atoll_keeper::memory::digest_of(&base).unwrap().0);
+    }
 }

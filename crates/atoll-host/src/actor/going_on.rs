@@ -104,7 +104,12 @@ pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<Thawing, String>
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(sandbox.id = %context.spec.id, %error, "a generation could not be removed; the next pause does");
     }
-    match thaw(context, &vmm::agent(&vm.sockets, context.token())).await {
+    let agent = vmm::agent(&vm.sockets, context.token());
+    let thawed = tokio::select! {
+        thawed = thaw(context, &agent) => thawed,
+        () = context.destroyed() => return Ok(Thawing::none()),
+    };
+    match thawed {
         Ok(()) => {
             repaired(context).await;
             Ok(Thawing::none())

@@ -21,6 +21,7 @@ use crate::journal::{Entry, Journal};
 use crate::objects::{DISK, Objects};
 use crate::ready::Ready;
 use crate::shared::Shared;
+use crate::sources::{self, By};
 use crate::{Step, admission, goldens, whole};
 
 /// The copies of what the owner brought, in the sandbox's directory.
@@ -109,7 +110,7 @@ async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId
             let object = object.ok_or_else(gone)?;
             let manifest = shared.objects.manifest(&object)?;
             fits(&manifest, spec.shape)?;
-            whole::disk(&shared.objects.path(&object), &manifest)?;
+            startable(&shared, &object, &manifest)?;
             Ok(Some(object))
         }
         None => Ok(goldens::of(&shared, &ready, &spec).filter(|object| is_whole(&shared, object))),
@@ -117,9 +118,18 @@ async fn origin(context: &Context, ready: &Arc<Ready>) -> Result<Option<ObjectId
     found.await.map_err(join_failed)?
 }
 
+/// What its VM needs besides memory and device state is there.
+fn startable(shared: &Shared, object: &ObjectId, manifest: &Manifest) -> Result<(), HostError> {
+    let path = shared.objects.path(object);
+    whole::disk(&path, manifest)?;
+    let sources = whole::sources(&path, object, manifest)?;
+    let places = [("the cache", shared.config.cache.root()), ("the template's directory", path.as_path())];
+    sources::there(&sources, By::Restore, &places)
+}
+
 /// Of a golden: one that is damaged is no reason to fail, where there is an image to boot from.
 fn is_whole(shared: &Shared, golden: &ObjectId) -> bool {
-    let checked = shared.objects.manifest(golden).and_then(|m| whole::disk(&shared.objects.path(golden), &m));
+    let checked = shared.objects.manifest(golden).and_then(|manifest| startable(shared, golden, &manifest));
     if let Err(error) = &checked {
         tracing::error!(object = %golden.0, %error, "a golden cannot be restored; the sandbox boots");
     }

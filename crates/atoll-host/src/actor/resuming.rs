@@ -4,7 +4,7 @@
 //! and a keeper restores the VM, which stands still. The journal's `Running` is the point of no return: from then on the VM
 //! is the sandbox, and its processors run; the agent is told the time, fresh randomness and who it is, and thaws user code. A
 //! failure before that point leaves what is kept as it was; after it, memory that did not come to life is given up and the disk
-//! stays: nothing was acknowledged by that VM.
+//! stays: nothing was acknowledged by that VM. A destroy ends every wait for the VM or its guest, and the release takes all.
 //!
 //! With mode `disk`, and where only the disk was kept, the guest boots from the snapshot's own kernel and image.
 //!
@@ -30,6 +30,7 @@ use crate::generation;
 use crate::history::History;
 use crate::journal::{Base, Entry, Kept};
 use crate::ready::Ready;
+use crate::sources::By;
 use crate::{Step, admission};
 
 /// What a resume is to do.
@@ -59,38 +60,54 @@ pub(super) async fn run(context: Context, mut kept: Kept, order: Order, flatteni
     let resumed = resume(&context, &kept, &order, &mut process).await;
     if let Err(failure) = &resumed {
         tracing::warn!(sandbox.id = %context.spec.id, error = %failure.error, "a sandbox could not be resumed");
-        if failure.memory_lost {
-            kept.paused.memory_lost = order.mode == PauseMode::Memory && kept.paused.generation.is_some();
-            kept.paused.generation = None;
-            kept.diff = false;
-        }
-        // First of all: `Running` without a VM is a sandbox that is over, with its disk.
-        let mut written = true;
-        if (failure.memory_lost || runs_by_its_journal(&context).await)
-            && let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await
-        {
-            tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
-            written = false;
-        }
-        let useless = failure.memory_lost && written;
-        vmm::give_up(process).await;
-        let (shared, spec) = (context.shared.clone(), context.spec.clone());
-        let dir = context.dir.clone();
-        let removed = tokio::task::spawn_blocking(move || {
-            super::release::give_vm_back(&shared, &spec)?;
-            if useless {
-                // Its memory, and what that rests on.
-                generation::tidy(&dir, None, None).map_err(|e| failed(&e))?;
-                super::rest_on(&shared, &spec.id, None)?;
-            }
-            Ok::<_, HostError>(())
-        })
-        .await;
-        if !matches!(removed, Ok(Ok(()))) {
-            tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
+        if context.is_destroyed() {
+            // Nothing is kept of it: the release comes next and takes all that is left.
+            vmm::give_up(process).await;
+        } else {
+            step_back(&context, &mut kept, order.mode, failure.memory_lost, process).await;
         }
     }
     Finished::Resumed(resumed.map_err(|failure| (failure.error, Box::new(kept))))
+}
+
+/// Makes it paused again after a resume that failed: without its memory, if the VM had begun to run.
+async fn step_back(
+    context: &Context,
+    kept: &mut Kept,
+    mode: PauseMode,
+    memory_lost: bool,
+    process: Option<KeeperProcess>,
+) {
+    if memory_lost {
+        kept.paused.memory_lost = mode == PauseMode::Memory && kept.paused.generation.is_some();
+        kept.paused.generation = None;
+        kept.diff = false;
+    }
+    // First of all: `Running` without a VM is a sandbox that is over, with its disk.
+    let mut written = true;
+    if (memory_lost || runs_by_its_journal(context).await)
+        && let Err(error) = context.journal(Entry::Paused(Box::new(kept.clone()))).await
+    {
+        tracing::error!(sandbox.id = %context.spec.id, %error, "the journal could not be written");
+        written = false;
+    }
+    let useless = memory_lost && written;
+    vmm::give_up(process).await;
+    let (shared, spec) = (context.shared.clone(), context.spec.clone());
+    let dir = context.dir.clone();
+    let removed = tokio::task::spawn_blocking(move || {
+        super::release::give_vm_back(&shared, &spec)?;
+        if useless {
+            // Its memory, and what that rests on.
+            generation::tidy(&dir, None, None).map_err(|e| failed(&e))?;
+            super::rest_on(&shared, &spec.id, None)?;
+        }
+        Ok::<_, HostError>(())
+    })
+    .await;
+    if !matches!(removed, Ok(Ok(()))) {
+        tracing::error!(sandbox.id = %context.spec.id, "what a failed resume made could not be removed");
+    }
 }
 
 /// Whether the journal says that there is a VM; one that cannot be read is no reason to write to it.
@@ -112,6 +129,9 @@ async fn resume(
         PauseMode::Disk => None,
         PauseMode::Memory => Some(restorable(context, kept, &ready).await?),
     };
+    // Before memory is given up for a boot that could not be.
+    let by = if restore.is_some() { By::Restore } else { By::Boot };
+    context.sources_there(&kept.sources, by).await?;
     admission::check(shared.data.root(), &context.spec, shared.promised(Some(&context.spec.id)))?;
     let _permit = context.or_cancelled(context.boot_permit()).await?;
     context.journal(Entry::Resuming { call: order.call.clone() }).await?;
@@ -131,7 +151,8 @@ async fn resume(
     let (connected, state, shared_base) = begun;
     let started = Instant::now();
     if restore.is_some() {
-        connected.client.await_restore().await.map_err(corrupt)?;
+        let restored = async { connected.client.await_restore().await.map_err(corrupt) };
+        context.or_destroyed(restored).await?;
         context.called_off()?;
     }
     vmm::note_processes(context, &state).await.map_err(failed_so)?;
@@ -153,13 +174,14 @@ async fn resume(
     // A booted guest's agent has no token yet; a restored one has the one that it had.
     let known = restore.as_ref().map(|_| &order.secrets.token);
     let agent = vmm::agent(&sockets, known);
-    let answers = vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client);
+    // A guest that does not answer keeps nobody from destroying it: its VM goes, and the release takes the rest.
+    let answers = context.or_destroyed(vmm::answers("resume", &ready, &context.spec.id, &sockets, &connected.client));
     let settled = async { if restore.is_none() { vmm::settle(context).await } else { Ok(()) } };
     let (protocol, ()) = tokio::try_join!(answers, settled).map_err(lost)?;
     Step::Init.before();
     let life = generation::fresh_id().map_err(lost)?;
     let identity = vmm::identity(context, &order.secrets, Some(life)).map_err(lost)?;
-    vmm::introduce(&agent, &identity, &connected.client).await.map_err(lost)?;
+    context.or_destroyed(vmm::introduce(&agent, &identity, &connected.client)).await.map_err(lost)?;
     Step::Init.after();
     context.journal(Entry::Repaired { protocol: Some(protocol) }).await.map_err(lost)?;
     context.phase("init", started, |_| {});

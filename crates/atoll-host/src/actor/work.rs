@@ -30,6 +30,7 @@ use crate::history::History;
 use crate::journal::{Entry, Journal, Kept, Sources};
 use crate::ready::Ready;
 use crate::shared::Shared;
+use crate::sources::{self, By, Places};
 
 /// What came of a piece of work.
 pub(super) enum Finished {
@@ -156,6 +157,18 @@ impl Context {
         vmm::platform(&self.shared, &self.spec, &self.dir, ready, sources)
     }
 
+    /// Where the files lie that its VM is started from.
+    pub(super) fn places(&self) -> Places<'_> {
+        [("the cache", self.shared.config.cache.root()), ("the sandbox's directory", self.dir.as_path())]
+    }
+
+    /// They are there, as far as that way of starting needs them.
+    pub(super) async fn sources_there(&self, sources: &Sources, by: By) -> Result<(), HostError> {
+        let (context, sources) = (self.clone(), sources.clone());
+        let looked = tokio::task::spawn_blocking(move || sources::there(&sources, by, &context.places()));
+        looked.await.map_err(join_failed)?
+    }
+
     /// The token of the sandbox's agent, if it is known.
     pub(super) fn token(&self) -> Option<&GuestToken> {
         self.secrets.as_deref().map(|secrets| &secrets.token)
@@ -166,12 +179,29 @@ impl Context {
         if self.cancel.is_cancelled() { Err(being_destroyed()) } else { Ok(()) }
     }
 
+    /// Whether the sandbox is being destroyed, as [`Context::destroyed`] has it.
+    pub(super) fn is_destroyed(&self) -> bool {
+        // In this order: whoever sees that a stop called this off sees the stop, too.
+        self.cancel.is_cancelled() && !self.shared.stopping.is_cancelled()
+    }
+
     /// Ends when the sandbox is being destroyed. Not when Atoll leaves it: then what goes on is waited for, or user code would stand
     /// still until the next start.
     pub(super) async fn destroyed(&self) {
         self.cancel.cancelled().await;
         if self.shared.stopping.is_cancelled() {
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// A wait, unless the sandbox is being destroyed first: of one that a stop waits for.
+    pub(super) async fn or_destroyed<T>(
+        &self,
+        work: impl Future<Output = Result<T, HostError>>,
+    ) -> Result<T, HostError> {
+        tokio::select! {
+            done = work => done,
+            () = self.destroyed() => Err(being_destroyed()),
         }
     }
 

@@ -13,7 +13,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Whence, lseek64};
 
 use super::diff::{Piece, Reader};
-use super::{Digest, digest_of};
+use super::{Digest, digest_of_while};
 use crate::KeeperError;
 
 const COPY: usize = 1 << 20;
@@ -60,7 +60,7 @@ pub fn flatten_while(
         })?;
     }
     out.sync_all().map_err(KeeperError::step("put the new base on disk"))?;
-    Ok(digest_of(out)?.0)
+    Ok(digest_of_while(out, go_on)?.0)
 }
 
 /// Shares all extents; false where the file system cannot.
