@@ -20,13 +20,13 @@ use super::{PAUSE, checker};
 const SIZE: u64 = 1 << 30;
 
 /// A file system of its own, over a directory.
-struct SmallDisk {
+pub(super) struct SmallDisk {
     at: PathBuf,
     filler: PathBuf,
 }
 
 impl SmallDisk {
-    fn over(at: PathBuf) -> Self {
+    pub(super) fn over(at: PathBuf) -> Self {
         fs::create_dir_all(&at).unwrap();
         let image = at.with_extension("image");
         fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
@@ -43,14 +43,14 @@ impl SmallDisk {
     }
 
     /// Leaves so many bytes.
-    fn fill_up_to(&self, left: u64) {
+    pub(super) fn fill_up_to(&self, left: u64) {
         let file = fs::OpenOptions::new().create(true).append(true).open(&self.filler).unwrap();
         let before = i64::try_from(file.metadata().unwrap().len()).unwrap();
         let more = i64::try_from(self.free().saturating_sub(left)).unwrap();
         nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), before, more).unwrap();
     }
 
-    fn make_room(&self) {
+    pub(super) fn make_room(&self) {
         fs::remove_file(&self.filler).unwrap();
     }
 }

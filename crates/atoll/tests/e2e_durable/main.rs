@@ -1,4 +1,5 @@
-//! What an Atoll keeps through a host's troubles: hung processes, a full disk, a restart of the machine, a newer build, a neighbour.
+//! What an Atoll keeps through a host's troubles: hung processes, a full disk, a restart of the machine, a newer build, a neighbour;
+//! and through its own end: limits, samples, sandboxes that a stop pauses.
 //!
 //! How it works: real Atolls with real VMs, started and killed as the kill matrix does it, and judged by its checker. Where a trouble
 //! cannot be had in a test (the machine's restart, a newer build), what it leaves behind is written by the test, which says so.
@@ -17,15 +18,24 @@ mod case;
 #[path = "../kill_matrix/checker.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod checker;
+mod counter;
 mod disk;
+mod failed_pause;
 #[path = "../kill_matrix/kept.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod kept;
+mod limits;
 #[path = "../kill_matrix/objects.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod objects;
+mod on_exit;
+mod overwrites;
+mod paused;
 mod restart;
+mod rings;
 mod silent;
+mod stopped_agent;
+mod told;
 mod two;
 #[path = "../kill_matrix/world.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]

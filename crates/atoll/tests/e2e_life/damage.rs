@@ -37,6 +37,13 @@ const QUIESCED: Spoil = |bytes| manifest(bytes, |m| m["quiesced"] = (!m["quiesce
 const FOREIGN: Spoil = |bytes| manifest(bytes, |m| m["key"] = "0".repeat(32).into());
 const NEWER: Spoil = |bytes| manifest(bytes, |m| m["format"] = 1000.into());
 
+/// As after somebody emptied the cache.
+const NO_IMAGE: Spoil = |bytes| {
+    let mut sources: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    sources["image"] = "/nowhere/rootfs.ext4".into();
+    serde_json::to_vec(&sources).unwrap()
+};
+
 /// All files below a directory, by what they hold.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut out = BTreeMap::new();
@@ -142,7 +149,7 @@ async fn a_template_whose_files_were_spoiled_starts_nothing() {
         println!("{what}: {made:?}");
         assert!(matches!(made, Err(HostError::Damaged(_))), "{what}: {made:?}");
     };
-    let cases: [(&str, Spoil); 7] = [
+    let cases: [(&str, Spoil); 8] = [
         ("memory.raw", ALTERED),
         ("memory.raw", TRUNCATED),
         ("state", ALTERED),
@@ -150,6 +157,7 @@ async fn a_template_whose_files_were_spoiled_starts_nothing() {
         ("manifest.json", NEWER),
         ("manifest.json", TRUNCATED),
         ("sources.json", TRUNCATED),
+        ("sources.json", NO_IMAGE),
     ];
     for (name, spoil) in cases {
         let path = object.join(name);

@@ -19,8 +19,10 @@ mod driver;
 #[path = "../../src/embedded.rs"]
 mod embedded;
 mod forks;
+mod forms;
 #[path = "../shared/host_config.rs"]
 mod host_config;
+mod host_keys;
 mod known;
 mod pauses;
 mod scene;
