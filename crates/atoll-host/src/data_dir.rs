@@ -1,6 +1,6 @@
 //! The data directory: who may use it, and the few files that belong to no sandbox.
 //!
-//! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name. The
+//! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name, after a moment. The
 //! instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows with each use and is on disk
 //! before it is used. A file is replaced as a whole or not at all; what a crash left half written is cleared before this Atoll writes.
 //!
@@ -11,6 +11,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use atoll_domain::InstanceId;
 use atoll_net::Pool;
@@ -19,10 +20,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{StartError, Step};
 
+/// How long the lock may be held by what is no Atoll any more: one that was killed while it started a program has a child that holds its
+/// files until it becomes that program.
+const LEAVING: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
+
 /// Held as long as this Atoll uses the directory.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
+}
+
+/// Takes the lock, or gives the file back. Blocks for [`LEAVING`] at most.
+fn lock_patiently(mut file: File) -> Result<Flock<File>, File> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((held, _)) if Instant::now() > deadline => return Err(held),
+            Err((held, _)) => file = held,
+        }
+        std::thread::sleep(RETRY);
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,9 +123,9 @@ impl DataDir {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(StartError::file("open", &path))?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let mut file = match lock_patiently(file) {
             Ok(locked) => locked,
-            Err((mut file, _)) => {
+            Err(mut file) => {
                 let mut pid = String::new();
                 // Without the number the refusal is still right.
                 let _ = file.read_to_string(&mut pid);

@@ -222,13 +222,21 @@ mod tests {
         let here = |part: &str| format!("{}|{part}", release());
         let late = || no_guest(Holds::WhileBusy);
         let (once, twice) = (vec![LIMIT], vec![LIMIT, SECOND_LIMIT]);
-        assert_eq!(ask_often(cache.path(), &here("a"), vec![late()]), (false, once.clone()), "nothing ever booted here");
+        assert_eq!(
+            ask_often(cache.path(), &here("a"), vec![late()]),
+            (false, once.clone()),
+            "nothing ever booted here"
+        );
         assert_eq!(ask(cache.path(), &here("a"), GOOD), (true, true));
         assert_eq!(ask_often(cache.path(), &here("b"), vec![late(), late()]), (false, twice.clone()));
         assert_eq!(ask_often(cache.path(), &here("b"), vec![bad(false)]), (false, once.clone()), "it was not late");
         assert_eq!(ask_often(cache.path(), &here("b"), vec![late(), GOOD]), (true, twice.clone()));
         assert_eq!(ask_often(cache.path(), &here("c"), vec![late(), bad(true)]), (false, twice));
-        assert_eq!(ask_often(cache.path(), &here("d"), vec![late()]), (false, once.clone()), "the last one did not boot");
+        assert_eq!(
+            ask_often(cache.path(), &here("d"), vec![late()]),
+            (false, once.clone()),
+            "the last one did not boot"
+        );
         assert_eq!(ask(cache.path(), "1.2.3-other|a", GOOD), (true, true));
         assert_eq!(ask_often(cache.path(), &here("d"), vec![late()]), (false, once), "that was another kernel");
     }
@@ -301,7 +309,10 @@ mod tests {
         let long = Duration::from_secs(60);
         assert!(watch(&mut sh("echo kernel; echo atoll-probe-ok"), long).is_ok());
         let ended = watch(&mut sh("echo kernel; echo first >&2; echo KVM: abort >&2; exit 3"), long).unwrap_err();
-        assert!(ended.holds == Holds::ForGood && ended.reason.contains("KVM: abort") && ended.reason.contains('3'), "{ended:?}");
+        assert!(
+            ended.holds == Holds::ForGood && ended.reason.contains("KVM: abort") && ended.reason.contains('3'),
+            "{ended:?}"
+        );
         let none = watch(&mut Command::new("/nowhere/qemu"), long).unwrap_err();
         assert!(none.holds == Holds::ForNow && none.reason.contains("does not start"), "{none:?}");
     }

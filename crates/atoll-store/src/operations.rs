@@ -31,15 +31,8 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
-    const ALL: [Self; 7] = [
-        Self::Create,
-        Self::Destroy,
-        Self::Pause,
-        Self::Resume,
-        Self::Lifetime,
-        Self::Snapshot,
-        Self::Metrics,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Create, Self::Destroy, Self::Pause, Self::Resume, Self::Lifetime, Self::Snapshot, Self::Metrics];
 
     fn as_str(self) -> &'static str {
         match self {

@@ -199,7 +199,10 @@ async fn a_paused_one_without_its_memory_says_what_to_do_and_that_helps() {
     let refused = snapshot(&fixture, &id, "warm", false).await.unwrap_err();
     assert!(matches!(refused, ControlError::NoMemoryToCopy { .. }), "{refused:?}");
     let said = refused.to_string();
-    assert!(said.contains("only the disk was kept") && said.contains("make the template of it while it runs"), "{said}");
+    assert!(
+        said.contains("only the disk was kept") && said.contains("make the template of it while it runs"),
+        "{said}"
+    );
     assert!(fixture.control.store().open_operations().await.unwrap().is_empty());
     fixture.control.resume_sandbox(&fixture.principal, id.as_str(), Some("disk")).await.unwrap();
     snapshot(&fixture, &id, "warm", false).await.unwrap();

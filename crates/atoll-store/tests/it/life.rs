@@ -280,7 +280,8 @@ async fn the_newest_of_a_kind_is_found_among_what_happened() {
     let tx = begin(store).await;
     let kind = HappeningKind::PauseFailed;
     assert_eq!(tx.last_happening(&id, kind).await.unwrap(), None);
-    let line = |at, kind, reason: &str| Happening { at, incarnation: Incarnation(2), kind, reason: Some(reason.into()) };
+    let line =
+        |at, kind, reason: &str| Happening { at, incarnation: Incarnation(2), kind, reason: Some(reason.into()) };
     for line in [line(5, kind, "a"), line(6, kind, "b"), line(6, kind, "c"), line(7, HappeningKind::Ended, "d")] {
         tx.happened(&id, &line).await.unwrap();
     }

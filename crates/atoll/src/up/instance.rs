@@ -72,7 +72,8 @@ impl Instance {
         if !nix::unistd::geteuid().is_root() {
             return Err(StartError::NeedsRoot.into());
         }
-        let (data, lock) = DataDir::open(&parts.data)?;
+        let root = parts.data.clone();
+        let (data, lock) = tokio::task::spawn_blocking(move || DataDir::open(&root)).await??;
         let listener = match parts.listen {
             Some(address) => Some(listen(address).await?),
             None => None,

@@ -24,7 +24,11 @@ async fn a_copy_has_others_and_a_resumed_one_its_own() {
     source.resume(PauseMode::Memory).await;
     source.template("t1").await;
     let key = "cat /etc/ssh/ssh_host_rsa_key";
-    assert_eq!((source.sh(LOOK).await, source.sh(key).await), (before, "old".into()), "the same machine, the same keys");
+    assert_eq!(
+        (source.sh(LOOK).await, source.sh(key).await),
+        (before, "old".into()),
+        "the same machine, the same keys"
+    );
     let token = source.request.secrets.token.clone();
     let from = || {
         let token = token.clone();
