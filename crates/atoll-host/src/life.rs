@@ -125,9 +125,17 @@ impl HostAgent {
     /// # Errors
     /// [`HostError::NotFound`].
     pub async fn flush_metrics(&self, id: &SandboxId) -> Result<Vec<Joined>, HostError> {
-        match self.stored(id).await? {
-            Some(rings) => Ok(rings.all()),
-            None => Ok(self.shared.metrics.flush(id)),
+        if let Some(rings) = self.stored(id).await? {
+            return Ok(rings.all());
+        }
+        if let Some(points) = self.shared.metrics.flush(id) {
+            return Ok(points);
+        }
+        // Nobody samples it at this moment, because it is being paused: then its file has all of it. A fresh one has none yet.
+        let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
+        match on_disk(&facts).await? {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.map(|rings| rings.all()).map_err(|e| failed(&e)),
         }
     }
 
@@ -138,8 +146,11 @@ impl HostAgent {
         if !matches!(facts.state, HostSandboxState::Paused | HostSandboxState::Resuming) {
             return Ok(None);
         }
-        let dir = std::path::PathBuf::from(facts.directory);
-        let read = tokio::task::spawn_blocking(move || Metrics::stored(&dir)).await.map_err(join_failed)?;
-        read.map(Some).map_err(|e| failed(&e))
+        on_disk(&facts).await?.map(Some).map_err(|e| failed(&e))
     }
+}
+
+async fn on_disk(facts: &SandboxFacts) -> Result<std::io::Result<Rings>, HostError> {
+    let dir = std::path::PathBuf::from(&facts.directory);
+    tokio::task::spawn_blocking(move || Metrics::stored(&dir)).await.map_err(join_failed)
 }

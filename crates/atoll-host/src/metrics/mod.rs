@@ -117,16 +117,20 @@ impl Metrics {
     /// Closes what is incomplete of a sandbox whose VM is gone: from then on its file holds all of it. Whether it was sampled by this
     /// Atoll or an earlier one plays no part; a second time changes nothing. Blocks.
     pub(crate) fn close(&self, id: &SandboxId, dir: &Path) -> std::io::Result<()> {
-        let series = held(&self.series).remove(id);
         let (mut file, stored) = PointFile::open(dir)?;
-        let Some(series) = series else {
+        let Some(series) = self.of(id) else {
             let mut rings = stored;
             return file.append(&rings.close_partial());
         };
-        let mut series = held(&series);
-        let closed = series.rings.close_partial();
-        // A file that failed once was left alone since: what it lacks is in the rings.
-        if series.file.is_some() { file.append(&closed) } else { file.rewrite(&series.rings.all()) }
+        let closed = {
+            let mut series = held(&series);
+            let closed = series.rings.close_partial();
+            // A file that failed once was left alone since: what it lacks is in the rings.
+            if series.file.is_some() { file.append(&closed) } else { file.rewrite(&series.rings.all()) }
+        };
+        // Last: who asks for all of it finds all of it, here or in the file.
+        held(&self.series).remove(id);
+        closed
     }
 
     /// What the file of a sandbox that is not sampled holds. Blocks.
@@ -143,15 +147,15 @@ impl Metrics {
         self.of(id).map(|series| held(&series).rings.points(tier)).unwrap_or_default()
     }
 
-    /// Everything of all tiers, with what was incomplete closed; the sampling goes on.
-    pub(crate) fn flush(&self, id: &SandboxId) -> Vec<Joined> {
-        let Some(series) = self.of(id) else { return Vec::new() };
+    /// Everything of all tiers, with what was incomplete closed; the sampling goes on. Nothing where it is not sampled.
+    pub(crate) fn flush(&self, id: &SandboxId) -> Option<Vec<Joined>> {
+        let series = self.of(id)?;
         let mut series = held(&series);
         let closed = series.rings.close_partial();
         if let Some(Err(error)) = series.file.as_mut().map(|file| file.append(&closed)) {
             tracing::warn!(sandbox.id = %id, %error, "closed metrics could not be appended");
         }
-        series.rings.all()
+        Some(series.rings.all())
     }
 }
 
@@ -213,7 +217,7 @@ mod tests {
         let (target, _dir) = target(2);
         let first = Metrics::new();
         sample(&first, &target, 5);
-        let flushed = first.flush(&target.id);
+        let flushed = first.flush(&target.id).unwrap();
         assert_eq!(flushed.iter().filter(|joined| joined.tier == Tier::Day).count(), 1, "a short life has its point");
         let before = sample(&first, &target, 8);
         let second = Metrics::new();
