@@ -133,6 +133,7 @@ impl Control {
         if sandbox.lifetime.end_at.is_some_and(|end| end <= self.now()) {
             return Err(ControlError::DeadlinePassed { id: sandbox.id.to_string() });
         }
+        self.end_of_its_pause(&sandbox).await?;
         let secrets = self.sealing().open(&sandbox.id, self.store().secrets(&sandbox.id).await?.as_deref())?;
         let token = secrets.token.clone();
         let call = Self::call(Incarnation(sandbox.incarnation.0 + 1))?;
@@ -151,6 +152,17 @@ impl Control {
                 Err(gone(&sandbox.id, error))
             }
         }
+    }
+
+    /// Waits while the host of a paused sandbox is still at the end of that pause: one that was started again goes through it once more.
+    async fn end_of_its_pause(&self, sandbox: &Sandbox) -> Result<(), ControlError> {
+        let state = self.driver().inspect(sandbox.id.clone()).await.map(|facts| facts.state);
+        if matches!(state, Ok(HostSandboxState::Pausing)) {
+            let call = Self::call(sandbox.incarnation)?;
+            // Joins it. What is wrong with it, and with a host that cannot be asked, the resume says.
+            let _ = self.driver().pause(call, sandbox.id.clone(), PauseMode::Memory).await;
+        }
+        Ok(())
     }
 
     async fn note_resumed(
