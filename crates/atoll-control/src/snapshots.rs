@@ -97,6 +97,9 @@ impl Control {
         // Until the outcome is written down: an open call that nobody carries out is taken for cut off, and its template dropped.
         _busy: Busy,
     ) -> Result<MadeSnapshot, ControlError> {
+        if sandbox.status == SandboxStatus::Paused {
+            self.end_of_its_pause(sandbox).await?;
+        }
         let call = Self::call(sandbox.incarnation)?;
         let tx = self.store().begin(Step::SnapshotIntent).await?;
         let (kind, subject) = (OperationKind::Snapshot, Some(wanted.id.as_str()));

@@ -1,6 +1,6 @@
 //! Memory images of objects, in memory once for all VMs that are started from them.
 //!
-//! How it works: an image is a write-sealed memfd that stays as long as a VM that was started from it, and a minute longer: whoever makes
+//! How it works: an image is a write-sealed memfd that stays as long as a VM that was started from it, and a little longer: whoever makes
 //! one sandbox after another, or resumes what was just paused, loads it once. It is Atoll's own copy of the object's file or, after a
 //! restart, what an adopted sandbox's keeper still has. Either is read whole and compared with the signed manifest before the
 //! first VM gets it, because whoever took a VMM over may have its keeper give another image away; the seals make that one look
@@ -27,7 +27,7 @@ use tokio::sync::Mutex;
 use crate::error::{failed, from_keeper, join_failed};
 
 /// How long an image that nobody uses stays: it is as large as what its guest had touched.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_secs(20);
 
 /// An image that VMs are, or were a moment ago, mapped from.
 #[derive(Debug)]
@@ -218,7 +218,7 @@ mod tests {
         let theirs = sealed.offer(&id, own).await.unwrap();
         let given = sealed.of(&id, move || Ok(part), path.clone()).await.unwrap();
         assert!(Arc::ptr_eq(&theirs, &given));
-        // It stays with its VM, and a minute longer.
+        // It stays with its VM, and a little longer.
         let now = Instant::now();
         sealed.let_go(now + 2 * LINGER);
         drop((theirs, given));

@@ -155,7 +155,7 @@ impl Control {
     }
 
     /// Waits while the host of a paused sandbox is still at the end of that pause: one that was started again goes through it once more.
-    async fn end_of_its_pause(&self, sandbox: &Sandbox) -> Result<(), ControlError> {
+    pub(crate) async fn end_of_its_pause(&self, sandbox: &Sandbox) -> Result<(), ControlError> {
         let state = self.driver().inspect(sandbox.id.clone()).await.map(|facts| facts.state);
         if matches!(state, Ok(HostSandboxState::Pausing)) {
             let call = Self::call(sandbox.incarnation)?;
