@@ -1,8 +1,9 @@
 //! The data directory: who may use it, and the few files that belong to no sandbox.
 //!
-//! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name, after a moment. The
-//! instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows with each use and is on disk
-//! before it is used. A file is replaced as a whole or not at all; what a crash left half written is cleared before this Atoll writes.
+//! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name, after a moment.
+//! The instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows
+//! with each use and is on disk before it is used. A file is replaced as a whole or not at all; what a crash left half written is cleared
+//! before this Atoll writes.
 //!
 //! Deliberately absent: the database and `admin.json` (the control plane's).
 

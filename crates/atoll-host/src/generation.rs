@@ -12,7 +12,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use atoll_domain::host::HostError;
-use atoll_domain::snapshot::{FORMAT, Manifest, Refused};
+use atoll_domain::snapshot::Manifest;
 use atoll_keeper::client::DIFF_FILE;
 
 use crate::Step;
@@ -65,10 +65,6 @@ pub(crate) fn seal(path: &Path, manifest: &Manifest, signer: &Signer) -> io::Res
 pub(crate) fn manifest(dir: &Path, id: &str, signer: &Signer) -> Result<Manifest, HostError> {
     let damaged = |why: String| HostError::Damaged(why);
     let manifest = signer.read(&path(dir, id).join(MANIFEST)).map_err(|error| damaged(error.to_string()))?;
-    if manifest.format > FORMAT {
-        // Whatever is done with it: nobody here knows what it means.
-        return Err(damaged(Refused::Newer { was: manifest.format, newest: FORMAT }.to_string()));
-    }
     if manifest.id == id { Ok(manifest) } else { Err(damaged("the manifest is another generation's".into())) }
 }
 

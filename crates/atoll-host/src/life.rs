@@ -135,7 +135,12 @@ impl HostAgent {
         let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
         match on_disk(&facts).await? {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            read => read.map(|rings| rings.all()).map_err(|e| failed(&e)),
+            Err(error) => Err(failed(&error)),
+            Ok(mut rings) => {
+                // As its file will be in a moment.
+                rings.close_partial();
+                Ok(rings.all())
+            }
         }
     }
 

@@ -84,7 +84,8 @@ pub(crate) fn survey(shared: &Shared) -> Result<Survey, StartError> {
     let may_run = read.iter().filter(|(_, history)| may_run(history)).map(|(dir, _)| dir.clone());
     let in_use: HashSet<Slot> = may_run.chain(unread).filter_map(|dir| claim_again(shared, &dir)).collect();
     let found = read.into_iter().filter_map(|(dir, history)| judge(&dir, &history)).collect();
-    sweep(shared, &directories, in_use);
+    // Read again: an empty directory that was discarded keeps no number, group or network.
+    sweep(shared, &self::directories(shared)?, in_use);
     Ok(Survey { found, unreadable })
 }
 

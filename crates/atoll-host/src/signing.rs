@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use atoll_domain::snapshot::{MAX_MANIFEST_BYTES, Manifest};
+use atoll_domain::snapshot::{FORMAT, MAX_MANIFEST_BYTES, Manifest, Refused};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
@@ -33,6 +33,9 @@ pub(crate) enum ManifestError {
     Foreign(String),
     #[error("the manifest was changed: its signature does not fit")]
     Signature,
+    /// Whatever is to be done with it: nobody here knows what it means.
+    #[error("{}", Refused::Newer { was: *.0, newest: FORMAT })]
+    Newer(u32),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -85,7 +88,7 @@ impl Signer {
         Ok(serde_json::to_vec_pretty(&Signed { manifest: manifest.clone(), signature })?)
     }
 
-    /// Reads a manifest and checks its signature.
+    /// Reads a manifest, checks its signature and that its form is known.
     pub(crate) fn read(&self, path: &Path) -> Result<Manifest, ManifestError> {
         if std::fs::metadata(path)?.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge);
@@ -101,6 +104,9 @@ impl Signer {
         let signature = STANDARD.decode(signature).map_err(|_| ManifestError::Malformed)?;
         let key = UnparsedPublicKey::new(&ED25519, self.pair.public_key().as_ref());
         key.verify(&manifest.signing_input(), &signature).map_err(|_| ManifestError::Signature)?;
+        if manifest.format > FORMAT {
+            return Err(ManifestError::Newer(manifest.format));
+        }
         Ok(manifest)
     }
 }
@@ -108,7 +114,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use atoll_domain::Shape;
-    use atoll_domain::snapshot::{Digest, FORMAT, Origin, Parts, Verdict, judge};
+    use atoll_domain::snapshot::{Digest, FORMAT, Origin, Parts};
 
     use super::*;
 
@@ -149,7 +155,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let signer = Signer::open(dir.path()).unwrap();
         let newer = manifest(&signer, FORMAT + 1);
-        let read = signer.check(&signer.sign(&newer).unwrap()).unwrap();
-        assert!(matches!(judge(&read, &read.platform), Verdict::Refused(_)));
+        let refused = signer.check(&signer.sign(&newer).unwrap()).unwrap_err();
+        assert!(matches!(refused, ManifestError::Newer(form) if form == FORMAT + 1));
+        assert!(refused.to_string().contains("newer Atoll"), "{refused}");
     }
 }

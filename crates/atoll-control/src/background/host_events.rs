@@ -1,8 +1,8 @@
 //! Takes in what a host did by itself.
 //!
-//! How it works: events are read from the last one that is stored; each is applied together with the cursor's move, in one
-//! transaction, so that it counts exactly once, and then acknowledged, so that the host may forget it. Runs until the host's
-//! stream ends. A limit that cannot be kept is told once for each cause. Whoever must know what the host told until now waits with [`caught_up`].
+//! How it works: events are read from the last one that is stored; each is applied together with the cursor's move, in one transaction, so
+//! that it counts exactly once, and then acknowledged, so that the host may forget it. Runs until the host's stream ends. A limit that cannot
+//! be kept is told once for each cause. Whoever must know what the host told until now waits with [`caught_up`].
 //!
 //! Deliberately absent: order among hosts.
 

@@ -1,9 +1,10 @@
 //! Finishes what an earlier Atoll began.
 //!
-//! How it works: a call that was written down and has no outcome, and that nobody in this process carries out, was cut off by a crash.
-//! A destroy is carried out: it was wanted, and so are new limits. A template that was being made is dropped: nobody was told its name. A
-//! pause or a resume is closed once host and record agree about it. What a paused sandbox used and its host did not say is asked for again. A create that the host finished, or did not, is settled by the comparison with
-//! the host ([`super::reconcile`]); here it is only closed once its sandbox is no longer pending.
+//! How it works: a call that was written down and has no outcome, and that nobody in this process carries out, was cut off by a crash. A
+//! destroy is carried out: it was wanted, and so are new limits. A template that was being made is dropped: nobody was told its name. A pause
+//! or a resume is closed once host and record agree about it. What a paused sandbox used and its host did not say is asked for again. A
+//! create that the host finished, or did not, is settled by the comparison with the host ([`super::reconcile`]); here it is only closed once
+//! its sandbox is no longer pending.
 //!
 //! Deliberately absent: authority. Whoever asked was allowed to; the audit row names them still.
 

@@ -77,12 +77,18 @@ pub(super) async fn of_running(
     .await;
     let mut ended = None;
     let vm = alive.vm();
-    if result.is_err() {
+    if matches!(result, Err(HostError::AgentBusy)) {
+        // Its VM never stood still. The agent was waited for long enough; what it may still freeze thaws beside whatever comes next.
+        thawing = Thawing::begin(context.clone(), vm.sockets.clone());
+    } else if result.is_err() {
         match going_on::go_on(&context, &vm).await {
             Ok(still) => thawing = still,
             Err(why) => ended = Some(why),
         }
-    } else if let Ok(state) = vm.keeper.state().await {
+    }
+    if ended.is_none()
+        && let Ok(state) = vm.keeper.state().await
+    {
         ended = state.exited.map(exit_reason);
     }
     Finished::Copied(CopyOutcome { alive: Some(alive), kept: None, result, thawing, ended })

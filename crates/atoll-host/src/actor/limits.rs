@@ -2,8 +2,8 @@
 //!
 //! How it works: `atoll_domain::ttl` says when its time is over; this is the timer that an actor waits on while its sandbox runs. The
 //! expiry that pauses waits for its turn among the pauses while the sandbox runs on, so that a use calls it off until then. The
-//! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it; a
-//! crash loses at most a few seconds of it. A pause that failed is tried again after a minute.
+//! last use is kept in a file of the sandbox's directory, on the clock that never jumps, so that the next Atoll goes on with it, and
+//! counts a few seconds more, in which a use need not have been written down. A pause that failed is tried again after a minute.
 //!
 //! A paused sandbox that is to be destroyed at its deadline is, as if it ran; no other limit counts while it is paused.
 //!
@@ -68,7 +68,9 @@ impl Limits {
         let born = History::read(dir).ok().and_then(|history| history.running().and_then(|processes| processes.steady));
         let born = born.unwrap_or(now.steady);
         let used = std::fs::read_to_string(dir.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
-        self.timer = Timer::go_on(self.timer.lifetime(), born, used.unwrap_or(born), now);
+        // Later uses may not have been written down: rather a few seconds late than before its time.
+        let used = used.map_or(born, |used: u64| used + WRITE_EVERY_MS);
+        self.timer = Timer::go_on(self.timer.lifetime(), born, used, now);
     }
 
     /// It was used.

@@ -31,6 +31,7 @@ mod objects;
 mod on_exit;
 mod overwrites;
 mod paused;
+mod remains;
 mod restart;
 mod rings;
 mod silent;
