@@ -1,39 +1,42 @@
 //! The data directory: who may use it, and the few files that belong to no sandbox.
 //!
 //! How it works: one lock file is held as long as an Atoll runs, so a second one on the same directory is refused by name, after a moment.
-//! The instance's id is drawn once, and its address pool is kept beside it. The claim number, by which keepers know their newest owner, grows
-//! with each use and is on disk before it is used. A file is replaced as a whole or not at all; what a crash left half written is cleared
-//! before this Atoll writes.
+//! The instance's id is drawn once, and its address pool is kept beside it; a copy of the directory has the same id, so that is held as
+//! well ([`crate::instance`]). The claim number, by which keepers know their newest owner, grows with each use and is written down before
+//! it is used; it outlives Atoll and not the machine, as keepers do. A file is replaced as a whole or not at all; what a crash left half
+//! written is cleared before this Atoll writes.
 //!
 //! Deliberately absent: the database and `admin.json` (the control plane's).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_domain::InstanceId;
-use atoll_net::Pool;
+use atoll_net::{Pool, Slots};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::{StartError, Step};
+use crate::instance::{self, Held};
+use crate::{StartError, Step, keepers};
 
 /// How long the lock may be held by what is no Atoll any more: one that was killed while it started a program has a child that holds its
 /// files until it becomes that program.
 const LEAVING: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 
-/// Held as long as this Atoll uses the directory.
+/// Held as long as this Atoll uses the directory, and the id of its instance.
 #[derive(Debug)]
 pub struct Lock {
+    _instance: Held,
     _file: Flock<File>,
 }
 
 /// Takes the lock, or gives the file back. Blocks for [`LEAVING`] at most.
-fn lock_patiently(mut file: File) -> Result<Flock<File>, File> {
+pub(crate) fn lock_patiently(mut file: File) -> Result<Flock<File>, File> {
     let deadline = Instant::now() + LEAVING;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -75,6 +78,16 @@ pub fn chosen_pool(data: &Path) -> Option<(String, bool)> {
     Some((pool, has_entries(&data.join("sandboxes"))))
 }
 
+/// The id of the instance on a data directory; none where there is no instance.
+pub(crate) fn instance_of(root: &Path) -> Result<Option<InstanceId>, StartError> {
+    let path = root.join(InstanceFile::NAME);
+    match fs::read(&path) {
+        Ok(text) => InstanceFile::parse(&path, &text).map(|file| Some(file.instance)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(StartError::file("read", &path)(error)),
+    }
+}
+
 fn has_entries(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
@@ -88,10 +101,10 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if it is not there and takes its lock.
+    /// Makes the directory if it is not there, takes its lock, and the id of its instance.
     ///
     /// # Errors
-    /// Another user's directory, one in use, or what the file system says.
+    /// Another user's directory, one in use, one whose id another one uses, or what the file system says.
     pub fn open(root: &Path) -> Result<(Self, Lock), StartError> {
         let own = nix::unistd::geteuid().as_raw();
         fs::create_dir_all(root).map_err(StartError::file("create", root))?;
@@ -107,7 +120,7 @@ impl DataDir {
         let mode = fs::Permissions::from_mode(0o700);
         fs::set_permissions(root, mode).map_err(StartError::file("set the mode of", root))?;
         let dir = Self { root: root.to_owned(), claims: Arc::default() };
-        let lock = dir.lock()?;
+        let file = dir.lock()?;
         for sub in ["run", "sandboxes", "bin", "keys"] {
             let path = root.join(sub);
             fs::create_dir_all(&path).map_err(StartError::file("create", &path))?;
@@ -116,10 +129,11 @@ impl DataDir {
         for path in [root.to_owned(), root.join("bin"), root.join("keys")] {
             clear_unfinished(&path).map_err(StartError::file("clear", &path))?;
         }
-        Ok((dir, lock))
+        let held = instance::hold(&Slots::of_machine(), &dir.instance()?, root)?;
+        Ok((dir, Lock { _instance: held, _file: file }))
     }
 
-    fn lock(&self) -> Result<Lock, StartError> {
+    fn lock(&self) -> Result<Flock<File>, StartError> {
         let path = self.root.join("lock");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -136,7 +150,7 @@ impl DataDir {
         };
         let text = format!("{}\n", std::process::id());
         file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(StartError::file("write", &path))?;
-        Ok(Lock { _file: file })
+        Ok(file)
     }
 
     /// The directory.
@@ -154,19 +168,16 @@ impl DataDir {
     /// # Errors
     /// When the file cannot be read, written or understood.
     pub fn instance(&self) -> Result<InstanceId, StartError> {
-        let path = self.root.join(InstanceFile::NAME);
-        match fs::read(&path) {
-            Ok(text) => InstanceFile::parse(&path, &text).map(|file| file.instance),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let mut random = [0; 3];
-                getrandom::fill(&mut random)
-                    .map_err(|e| StartError::file("draw an id for", &path)(std::io::Error::other(e)))?;
-                let instance = InstanceId::from_random(random);
-                InstanceFile { instance: instance.clone(), pool: None }.write(&path)?;
-                Ok(instance)
-            }
-            Err(error) => Err(StartError::file("read", &path)(error)),
+        if let Some(instance) = instance_of(&self.root)? {
+            return Ok(instance);
         }
+        let path = self.root.join(InstanceFile::NAME);
+        let mut random = [0; 3];
+        getrandom::fill(&mut random)
+            .map_err(|e| StartError::file("draw an id for", &path)(std::io::Error::other(e)))?;
+        let instance = InstanceId::from_random(random);
+        InstanceFile { instance: instance.clone(), pool: None }.write(&path)?;
+        Ok(instance)
     }
 
     /// The address pool: what was chosen before, as long as that may be; on disk when this returns.
@@ -189,28 +200,35 @@ impl DataDir {
         Ok(pool)
     }
 
-    /// Draws the next claim number; greater than any that this directory ever gave out.
+    /// Draws the next claim number; greater than any that this directory gave out since the machine's restart.
     pub(crate) fn next_claim(&self) -> std::io::Result<u64> {
         // Nothing lies under this lock, so a panic leaves nothing broken.
         let _drawing = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.root.join("claim");
-        let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64);
+        let last = match fs::read(&path) {
+            // A power cut may leave anything of it, and ends every keeper that was claimed under it.
+            Ok(text) => std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0_u64),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
         let next = last + 1;
         Step::ClaimNumber.before();
-        // A power cut that loses it ends every keeper that was claimed under it.
         put(&path, next.to_string().as_bytes(), 0o600)?;
         Step::ClaimNumber.after();
         Ok(next)
     }
 
-    /// Writes the keeper's program, named by its digest; an old one stays for the keepers that run it.
+    /// Writes the keeper's program, named by its digest; an old one stays as long as a keeper runs it.
     pub(crate) fn unpack_keeper(&self, program: &[u8]) -> Result<PathBuf, StartError> {
         let digest = blake3::hash(program).to_hex();
-        let path = self.root.join("bin").join(format!("atoll-keeper-{}", &digest[..16]));
-        if fs::metadata(&path).is_ok_and(|meta| meta.len() == program.len() as u64) {
-            return Ok(path);
+        let bin = self.root.join("bin");
+        let path = bin.join(format!("{}{}", keepers::PROGRAM, &digest[..16]));
+        if !fs::metadata(&path).is_ok_and(|meta| meta.len() == program.len() as u64) {
+            replace(&path, program, 0o755).map_err(StartError::file("write", &path))?;
         }
-        replace(&path, program, 0o755).map_err(StartError::file("write", &path))?;
+        if let Err(error) = keepers::remove_unused(&bin, &path) {
+            tracing::warn!(directory = %bin.display(), %error, "programs of older keepers could not be removed");
+        }
         Ok(path)
     }
 }
@@ -268,5 +286,24 @@ fn take_the_place(unfinished: &Path, path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_number_is_greater_than_the_last_and_a_file_that_cannot_be_read_is_no_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir { root: dir.path().to_owned(), claims: Arc::default() };
+        let path = dir.path().join("claim");
+        assert_eq!((data.next_claim().unwrap(), data.next_claim().unwrap()), (1, 2));
+        fs::write(&path, [0, 0]).unwrap();
+        assert_eq!(data.next_claim().unwrap(), 1, "what a power cut left");
+        fs::remove_file(&path).unwrap();
+        // It leads to itself.
+        std::os::unix::fs::symlink("claim", &path).unwrap();
+        assert!(data.next_claim().is_err());
     }
 }

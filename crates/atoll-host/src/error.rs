@@ -8,8 +8,8 @@
 use std::path::PathBuf;
 
 use atoll_disk::DiskError;
-use atoll_domain::Invalid;
 use atoll_domain::host::HostError;
+use atoll_domain::{InstanceId, Invalid};
 use atoll_keeper::KeeperError;
 use atoll_keeper::client::ClientError;
 use atoll_net::NetError;
@@ -57,6 +57,38 @@ pub enum StartError {
         path: PathBuf,
         /// By whom, as far as it wrote that down.
         pid: String,
+    },
+    /// Another directory bears the instance's id, and an Atoll runs on that.
+    #[error(
+        "one of {} and {other} is a copy: both are instance {instance}, by which VMs and networks are named, and an Atoll (pid {pid}) runs \
+         on {other}: stop that one and end its sandboxes; or remove {}/instance.json, which gives {} an id of its own: what is paused there \
+         stays, what ran when the copy was made ends",
+        path.display(), path.display(), path.display()
+    )]
+    InstanceRuns {
+        /// Which was to be used.
+        path: PathBuf,
+        /// Which is used, as far as that was written down.
+        other: String,
+        /// The id.
+        instance: InstanceId,
+        /// By whom, as far as it wrote that down.
+        pid: String,
+    },
+    /// Another directory bears the instance's id, and VMs of it may run.
+    #[error(
+        "one of {} and {} is a copy: both are instance {instance}, by which VMs and networks are named, and VMs of {} may still run: end \
+         them (`atoll up --data {} --on-exit destroy`, or pause, and stop it), or move it away, which ends them too; or remove \
+         {}/instance.json, which gives {} an id of its own: what is paused there stays, what ran when the copy was made ends",
+        path.display(), other.display(), other.display(), other.display(), path.display(), path.display()
+    )]
+    InstanceLives {
+        /// Which was to be used.
+        path: PathBuf,
+        /// Whose the VMs are.
+        other: PathBuf,
+        /// The id.
+        instance: InstanceId,
     },
     /// Something in the data directory is not what Atoll wrote.
     #[error("{} is malformed: {why}", path.display())]

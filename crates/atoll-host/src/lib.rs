@@ -20,6 +20,7 @@ mod events;
 mod generation;
 mod goldens;
 mod history;
+mod instance;
 mod journal;
 mod keepers;
 mod kvm;

@@ -67,6 +67,11 @@ impl Slots {
         Self { dir: dir.to_owned() }
     }
 
+    /// Where they are: the directory of what all instances of the machine share.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Claims the lowest free number below `limit`; the same sandbox gets the same number again.
     ///
     /// # Errors

@@ -47,7 +47,9 @@ pub(crate) fn begin(data: &Path) -> Result<FirstStart> {
 impl FirstStart {
     /// Everything that it made is on disk.
     pub(crate) fn finish(self) -> Result<()> {
-        remove(&self.mark).with_context(|| format!("cannot remove {}", self.mark.display()))
+        // A mark that a power cut brought back would cost the database, whatever it holds by then.
+        let removed = remove(&self.mark).and_then(|()| self.mark.parent().map_or(Ok(()), sync));
+        removed.with_context(|| format!("cannot remove {}", self.mark.display()))
     }
 }
 

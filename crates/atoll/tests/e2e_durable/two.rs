@@ -1,10 +1,13 @@
-//! Two instances on one machine: under load, and when one of them is killed and cleaned.
+//! Two instances on one machine: under load, when one of them is killed and cleaned, and when one is a copy of the other.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
 
 use atoll_api::{CreateSandboxRequest, HostFacts};
 use atoll_client::Client;
 
+use super::told::MEMORY;
 use super::world::{World, request, shell};
 
 const ROUNDS: usize = 2;
@@ -70,4 +73,70 @@ async fn two_instances_under_load_share_nothing_and_one_is_killed_and_cleaned_wi
     for id in &others {
         assert_eq!(shell(&right, id, "cat /root/me").await.unwrap().stdout.trim(), id);
     }
+}
+
+/// Copies what an Atoll has, sockets and all. What goes away meanwhile is not copied, which is told, and is no failure.
+fn copy(from: &World, to: &World) {
+    // There is none before the first time.
+    let _ = fs::remove_dir_all(to.data());
+    let copied = Command::new("cp").args(["-a", "-T", "--"]).args([from.data(), to.data()]).output().unwrap();
+    let id = |world: &World| fs::read(world.data().join("instance.json")).unwrap_or_default();
+    assert_eq!(id(to), id(from), "{}", String::from_utf8_lossy(&copied.stderr));
+}
+
+/// An Atoll on one of the two is refused, and says of which other it is a copy.
+async fn refused(copy: &mut World, original: &World) {
+    copy.start(&[]).unwrap();
+    let never = copy.file("never");
+    assert_eq!(copy.is_up(&never).await, Ok(false), "{}", copy.last_log());
+    copy.kill();
+    let said = copy.last_log();
+    let path = |world: &World| fs::canonicalize(world.data()).unwrap().display().to_string();
+    for word in [path(copy), path(original), format!("remove {}/instance.json", path(copy))] {
+        assert!(said.contains(&word), "`{word}` is not in: {said}");
+    }
+}
+
+/// One that ended and was not buried yet has no words.
+fn runs(vmm: u32) -> bool {
+    !fs::read(format!("/proc/{vmm}/cmdline")).unwrap_or_default().is_empty()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_atoll_on_a_copy_is_refused_by_name_until_the_copy_has_an_id_of_its_own() {
+    let (mut one, mut other) = (World::running().await, World::empty());
+    let client = one.client();
+    let running = client.create(&request()).await.unwrap();
+    let paused = client.create(&request()).await.unwrap().id;
+    let (id, vmm) = (running.id, running.host.unwrap().vmm_pid.unwrap());
+    for id in [&id, &paused] {
+        shell(&client, id, "echo kept > /root/me; sync").await.unwrap();
+    }
+    client.pause(&paused, &MEMORY).await.unwrap();
+    one.agrees().await;
+
+    copy(&one, &other);
+    refused(&mut other, &one).await;
+    assert_eq!(shell(&client, &id, "cat /root/me").await.unwrap().stdout, "kept\n");
+    one.agrees().await;
+
+    // Its VM lives on without it.
+    one.kill();
+    refused(&mut other, &one).await;
+    assert!(runs(vmm), "its VM was ended");
+
+    // The way out that the refusal names.
+    copy(&one, &other);
+    fs::remove_file(other.data().join("instance.json")).unwrap();
+    other.up().await;
+    other.over(&id).await;
+    other.client().resume(&paused, &MEMORY).await.unwrap();
+    assert_eq!(shell(&other.client(), &paused, "cat /root/me").await.unwrap().stdout, "kept\n");
+    other.agrees().await;
+    assert!(runs(vmm), "its VM was ended");
+    drop(other);
+
+    one.up().await;
+    assert_eq!(shell(&one.client(), &id, "cat /root/me").await.unwrap().stdout, "kept\n");
+    one.agrees().await;
 }
