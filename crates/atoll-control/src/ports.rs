@@ -44,7 +44,8 @@ pub trait HostDriver: Send + Sync + 'static {
         request: ResumeSandbox,
     ) -> BoxFuture<'_, Result<SandboxFacts, HostError>>;
 
-    /// Makes a snapshot template of a running or paused sandbox, which returns to the state that it had.
+    /// Makes a snapshot template of a running or paused sandbox, which returns to the state that it had. The call bears the life that
+    /// runs or was paused; that of another is refused.
     fn make_template(
         &self,
         call: Call,

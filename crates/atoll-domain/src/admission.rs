@@ -7,6 +7,7 @@
 
 use crate::Shape;
 use crate::host::{HostError, Room};
+use crate::ttl::Lifetime;
 
 /// Kept free for the machine itself.
 const RESERVE_MB: u64 = 256;
@@ -44,6 +45,15 @@ pub fn admit(shape: Shape, room: Room) -> Result<(), HostError> {
         return short("disk_mb", DISK_RESERVE_MB, room.disk_left_mb());
     }
     Ok(())
+}
+
+/// The same of a sandbox with limits: what a pause that they bring may write is reserved for it from the start.
+///
+/// # Errors
+/// [`HostError::NoCapacity`] with what is needed and what there is.
+pub fn admit_sandbox(shape: Shape, lifetime: &Lifetime, room: Room) -> Result<(), HostError> {
+    admit(shape, room)?;
+    if lifetime.may_pause() { admit_pause(shape, room.disk_left_mb()) } else { Ok(()) }
 }
 
 /// Device state and what a file system needs for itself, beside a guest's memory.
@@ -89,6 +99,21 @@ mod tests {
         assert_eq!(short(Room { available_mb: 300, ..ROOM }), ("memory_mb".into(), true, 300));
         assert_eq!(short(Room { promised_mb: 11_900, ..ROOM }), ("memory_mb".into(), true, 100));
         assert_eq!(short(Room { promised_mb: u64::MAX / 2, ..ROOM }).2, 0);
+    }
+
+    #[test]
+    fn only_what_a_limit_may_pause_needs_room_for_its_memory() {
+        let room = Room { disk_free_mb: 1000, pause_mb: 425, ..ROOM };
+        let idle = Lifetime { timeout_sec: 60, ..Lifetime::default() };
+        let ends = Lifetime { on_expiry: crate::ttl::OnExpiry::Destroy, ..idle };
+        for free in [Lifetime::default(), ends] {
+            assert_eq!(admit_sandbox(SHAPE, &free, room), Ok(()));
+        }
+        let short = HostError::NoCapacity { what: "disk_mb".into(), needed: 576, available: 575 };
+        assert_eq!(admit_sandbox(SHAPE, &idle, room), Err(short));
+        assert_eq!(admit_sandbox(SHAPE, &idle, Room { pause_mb: 424, ..room }), Ok(()));
+        let full = Room { available_mb: 300, ..room };
+        assert_eq!(admit_sandbox(SHAPE, &idle, full), admit(SHAPE, full), "memory is looked at first");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use atoll_domain::Shape;
-use atoll_domain::admission::{admit, admit_pause, admit_writing};
+use atoll_domain::admission::{admit, admit_pause, admit_sandbox, admit_writing};
 use atoll_domain::host::{HostError, Room, SandboxSpec};
 
 /// Total and available memory in MiB.
@@ -32,8 +32,7 @@ pub(crate) struct Promised {
 
 /// Refuses what does not fit beside what was promised.
 pub(crate) fn check(data: &Path, spec: &SandboxSpec, promised: Promised) -> Result<(), HostError> {
-    check_shape(data, spec.shape, promised)?;
-    if spec.lifetime.may_pause() { admit_pause(spec.shape, room(data, promised)?.disk_left_mb()) } else { Ok(()) }
+    admit_sandbox(spec.shape, &spec.lifetime, room(data, promised)?)
 }
 
 /// The same for a machine that no limit pauses.

@@ -165,13 +165,4 @@ impl WriteTransaction {
             "SELECT id FROM operations WHERE sandbox_id = $1 AND kind = 'destroy' AND finished_at IS NULL LIMIT 1";
         Ok(self.row("read open calls", sql, vec![sandbox.as_str().into()]).await?.is_some())
     }
-
-    /// Notes that every call about a sandbox has its outcome: nobody waits for them any more.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn finish_operations_of(&self, sandbox: &SandboxId, at: i64) -> Result<(), StoreError> {
-        let sql = "UPDATE operations SET finished_at = $2 WHERE sandbox_id = $1 AND finished_at IS NULL";
-        self.execute("finish calls", sql, vec![sandbox.as_str().into(), at.into()]).await.map(drop)
-    }
 }

@@ -154,7 +154,8 @@ pub async fn streams_reach_the_agent_and_the_token_counts(driver: &Driver) {
     assert_eq!(destroy(driver, &id).await, Destroyed::Done);
 }
 
-/// What ends by itself is told once, in order, from any number on, until it is acknowledged; what was asked for is not told.
+/// What ends by itself is told once, in order, from any number on, until it is acknowledged; what was asked for is not told. The number
+/// of the latest grows with each and with nothing else.
 pub async fn events_come_from_any_number_until_acknowledged<F>(driver: &Driver, end: impl Fn(SandboxId) -> F)
 where
     F: Future<Output = ()>,
@@ -163,7 +164,10 @@ where
     for id in &ids {
         driver.create(ids::call(Incarnation::FIRST), ids::request(id)).await.expect("a create");
     }
+    let latest = || async { driver.latest_event().await.expect("a number") };
+    let before = latest().await;
     destroy(driver, &ids[1]).await;
+    assert_eq!(latest().await, before, "what was asked for has a number");
     end(ids[0].clone()).await;
     end(ids[2].clone()).await;
     let mut all = driver.watch(EventSeq(0)).await.expect("a stream");
@@ -175,12 +179,14 @@ where
         }
     }
     assert!(ended.iter().all(|event| event.sandbox != ids[1]), "an asked-for end was told: {ended:?}");
-    assert!(ended[0].seq < ended[1].seq);
+    assert!(before < ended[0].seq && ended[0].seq < ended[1].seq, "{before:?} {ended:?}");
+    assert_eq!(latest().await, ended[1].seq);
     let mut later = driver.watch(ended[0].seq).await.expect("a stream");
     let next = crate::within("the event after the first", later.recv()).await.expect("the stream lives");
     assert!(next.seq > ended[0].seq);
     driver.acknowledge(ended[1].seq).await.expect("an acknowledgement");
     driver.acknowledge(ended[1].seq).await.expect("the same again");
+    assert_eq!(latest().await, ended[1].seq, "a number is never given again");
     let last = ids::sandbox();
     driver.create(ids::call(Incarnation::FIRST), ids::request(&last)).await.expect("a create");
     end(last.clone()).await;

@@ -110,6 +110,57 @@ pub async fn the_disk_alone_boots(driver: &Driver) {
     end(driver, SECOND, id).await;
 }
 
+/// A pause and a template are of the life that runs or was paused: a call of one that is over, or has not begun, has no effect.
+pub async fn a_pause_and_a_template_of_another_life_are_refused(driver: &Driver) {
+    let (id, request) = made(driver).await;
+    let template = format!("tpl-{}", ids::sandbox());
+    let copy = |life| driver.make_template(ids::call(life), id.clone(), MakeTemplate { template: template.clone() });
+    let early = copy(SECOND).await;
+    assert!(is_wrong_state(&early), "a template of a life that has not begun: {early:?}");
+    let early = driver.pause(ids::call(SECOND), id.clone(), PauseMode::Memory).await;
+    assert!(is_wrong_state(&early), "a pause of a life that has not begun: {early:?}");
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    let early = copy(SECOND).await;
+    assert!(is_wrong_state(&early), "a template of a life that has not begun: {early:?}");
+    driver.resume(ids::call(SECOND), id.clone(), resume(PauseMode::Memory, &request.secrets)).await.expect("a resume");
+    let late = copy(FIRST).await;
+    assert!(is_wrong_state(&late), "a late template of the first life: {late:?}");
+    assert!(!driver.templates().await.expect("the templates").contains(&template), "something was made");
+    copy(SECOND).await.expect("a template of the life that runs");
+    let late = copy(FIRST).await;
+    assert!(is_wrong_state(&late), "also when it is there: {late:?}");
+    assert_eq!(driver.drop_template(template).await, Ok(()));
+    let facts = driver.inspect(id.clone()).await.expect("it is there");
+    assert_eq!((facts.state, facts.incarnation), (HostSandboxState::Running, SECOND));
+    end(driver, SECOND, id).await;
+}
+
+/// What runs is promised its memory, and what a limit's pause of it writes; its console can be read. All of that ends with its pause.
+pub async fn what_runs_is_promised_room_and_has_a_console(driver: &Driver) {
+    assert_eq!(driver.console(ids::sandbox()).await, Err(HostError::NotFound));
+    let (id, request) = made(driver).await;
+    let console = driver.console(id.clone()).await.expect("its console");
+    assert!(console.len() <= 256 << 10, "{} bytes", console.len());
+    let capacity = driver.capacity().await.expect("a capacity");
+    assert!(capacity.cpus > 0 && capacity.max_vcpus > 0, "{capacity:?}");
+    assert!(capacity.templates.contains(&request.spec.template), "{capacity:?}");
+    let before = capacity.room;
+    assert!(before.total_mb == capacity.memory_mb && before.available_mb <= before.total_mb, "{capacity:?}");
+    let memory_mb = u64::from(request.spec.shape.memory_mb);
+    let promised = || async {
+        let room = driver.capacity().await.expect("a capacity").room;
+        (room.promised_mb, room.pause_mb)
+    };
+    let lifetime = Lifetime { timeout_sec: 3600, ..Lifetime::default() };
+    assert_eq!(driver.set_lifetime(id.clone(), Limits { lifetime, revision: 1 }).await, Ok(()));
+    assert_eq!(promised().await, (before.promised_mb, before.pause_mb + memory_mb));
+    driver.pause(ids::call(FIRST), id.clone(), PauseMode::Memory).await.expect("a pause");
+    assert_eq!(promised().await, (before.promised_mb - memory_mb, before.pause_mb), "it has no VM");
+    let paused = driver.console(id.clone()).await;
+    assert!(is_wrong_state(&paused), "{paused:?}");
+    end(driver, FIRST, id).await;
+}
+
 /// The opposite of what is under way is refused with the state; what is not there, or stands in no such state, too.
 pub async fn what_cannot_be_done_now_is_refused(driver: &Driver) {
     let nobody = ids::sandbox();

@@ -21,4 +21,4 @@ pub use clock::ManualClock;
 pub use control_box::ControlBox;
 pub use faults::{Fault, Gate, Method};
 pub use sim_host::SimHost;
-pub use wait::{DEADLINE, eventually, within};
+pub use wait::{BOOTS, DEADLINE, eventually, patiently, within};

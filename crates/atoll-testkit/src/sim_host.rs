@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use atoll_control::ports::HostDriver;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, HostCapacity, HostError, HostEvent, HostEventKind, HostSandboxState,
-    MakeTemplate, PauseMode, Phase, ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
+    MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Rings, Tier};
 use atoll_domain::record::Paused;
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::faults::{Fault, Gate, Method, Plan};
 use crate::sim_guest::SimGuest;
-use crate::sim_life::{Answer, Life, SimTemplate, with_faults};
+use crate::sim_life::{Answer, Life, SimTemplate, facts, with_faults, wrong};
 
 const EVENTS: usize = 16;
 
@@ -202,9 +202,22 @@ impl SimHost {
         self.world().events.len()
     }
 
-    /// Changes what it can take.
+    /// Changes what it can take, besides what its own sandboxes are promised.
     pub fn set_capacity(&self, change: impl FnOnce(&mut HostCapacity)) {
         change(&mut self.0.capacity.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What it can take, beside what every sandbox that is not paused was promised.
+    fn capacity_now(&self) -> HostCapacity {
+        let mut capacity = self.0.capacity.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for sandbox in self.world().sandboxes.values().filter(|s| s.facts.state != HostSandboxState::Paused) {
+            let memory_mb = u64::from(sandbox.shape.memory_mb);
+            capacity.room.promised_mb += memory_mb;
+            if sandbox.facts.limits.lifetime.may_pause() {
+                capacity.room.pause_mb += memory_mb;
+            }
+        }
+        capacity
     }
 
     fn remove(&self, id: &SandboxId, why: HostError) -> Option<SimSandbox> {
@@ -345,25 +358,6 @@ impl SimHost {
     }
 }
 
-pub(crate) fn facts(id: &SandboxId, call: &Call, limits: Limits) -> SandboxFacts {
-    SandboxFacts {
-        id: id.clone(),
-        incarnation: call.incarnation,
-        state: HostSandboxState::Starting,
-        directory: format!("/simulated/{id}"),
-        keeper_pid: None,
-        vmm_pid: None,
-        netns: None,
-        interface: None,
-        host_ip: Some("10.0.0.2".into()),
-        guest_ip: Some("172.16.0.2".into()),
-        uid: None,
-        paused: None,
-        limits,
-        phases: vec![Phase { name: "simulated".into(), micros: 1 }],
-    }
-}
-
 impl HostDriver for SimHost {
     fn create(&self, call: Call, request: CreateSandbox) -> BoxFuture<'_, Result<SandboxFacts, HostError>> {
         self.clone().create_inner(call, request).boxed()
@@ -437,7 +431,12 @@ impl HostDriver for SimHost {
     }
 
     fn console(&self, id: SandboxId) -> BoxFuture<'_, Result<Vec<u8>, HostError>> {
-        let look = |host: Self| async move { host.found(&id, |_| b"atoll: simulated\r\n".to_vec()) };
+        let look = |host: Self| async move {
+            match host.found(&id, |sandbox| sandbox.facts.state)? {
+                HostSandboxState::Running => Ok(b"atoll: simulated\r\n".to_vec()),
+                state => Err(wrong(state)),
+            }
+        };
         self.carry_out(Method::Console, look).boxed()
     }
 
@@ -463,7 +462,7 @@ impl HostDriver for SimHost {
             match (state, port) {
                 (HostSandboxState::Running, AGENT_PORT) => Ok(guest.connect(&host.0.tasks, &ended)),
                 (HostSandboxState::Running, _) => Err(HostError::Unavailable(format!("port {port} of the guest"))),
-                (state, _) => Err(HostError::WrongState { state: format!("{state:?}").to_lowercase() }),
+                (state, _) => Err(wrong(state)),
             }
         };
         self.carry_out(Method::OpenStream, open).boxed()
@@ -489,8 +488,6 @@ impl HostDriver for SimHost {
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {
-        let look =
-            |host: Self| async move { Ok(host.0.capacity.lock().unwrap_or_else(PoisonError::into_inner).clone()) };
-        self.carry_out(Method::Capacity, look).boxed()
+        self.carry_out(Method::Capacity, |host| async move { Ok(host.capacity_now()) }).boxed()
     }
 }

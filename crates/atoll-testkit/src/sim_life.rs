@@ -7,7 +7,7 @@
 //! Deliberately absent: time. A limit is reached when a test says so ([`SimHost::expire`]).
 
 use atoll_domain::host::{
-    Call, HostError, HostEventKind, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
+    Call, HostError, HostEventKind, HostSandboxState, MakeTemplate, PauseMode, Phase, ResumeSandbox, SandboxFacts,
     TemplateFacts,
 };
 use atoll_domain::record::Paused;
@@ -63,12 +63,32 @@ impl Life {
     }
 }
 
-fn wrong(state: HostSandboxState) -> HostError {
+pub(crate) fn wrong(state: HostSandboxState) -> HostError {
     HostError::WrongState { state: format!("{state:?}").to_lowercase() }
 }
 
 fn stale(current: Incarnation) -> HostError {
     HostError::WrongState { state: format!("in its life {current}") }
+}
+
+/// What is said of a sandbox whose life begins.
+pub(crate) fn facts(id: &SandboxId, call: &Call, limits: Limits) -> SandboxFacts {
+    SandboxFacts {
+        id: id.clone(),
+        incarnation: call.incarnation,
+        state: HostSandboxState::Starting,
+        directory: format!("/simulated/{id}"),
+        keeper_pid: None,
+        vmm_pid: None,
+        netns: None,
+        interface: None,
+        host_ip: Some("10.0.0.2".into()),
+        guest_ip: Some("172.16.0.2".into()),
+        uid: None,
+        paused: None,
+        limits,
+        phases: vec![Phase { name: "simulated".into(), micros: 1 }],
+    }
 }
 
 /// Why there is no memory of a paused one.
@@ -155,7 +175,7 @@ impl SimHost {
     fn begin_pause(&self, call: &Call, id: &SandboxId) -> Result<Begun<Paused>, HostError> {
         let mut world = self.world();
         let sandbox = world.sandboxes.get_mut(id).ok_or(HostError::NotFound)?;
-        if call.incarnation < sandbox.facts.incarnation {
+        if call.incarnation != sandbox.facts.incarnation {
             return Err(stale(sandbox.facts.incarnation));
         }
         match sandbox.facts.state {
@@ -240,7 +260,7 @@ impl SimHost {
         let mut world = self.world();
         let current = world.sandboxes.get_mut(id);
         if let Some(sandbox) = current.filter(|s| s.facts.state == HostSandboxState::Resuming) {
-            let fresh = crate::sim_host::facts(id, call, sandbox.facts.limits);
+            let fresh = facts(id, call, sandbox.facts.limits);
             sandbox.facts = SandboxFacts { state: HostSandboxState::Running, ..fresh };
             sandbox.guest = std::sync::Arc::new(sandbox.guest.resumed(request.secrets.clone()));
             sandbox.secrets = request.secrets;
@@ -270,12 +290,13 @@ impl SimHost {
         request: &MakeTemplate,
     ) -> Result<TemplateFacts, HostError> {
         let mut world = self.world();
-        if let Some(made) = world.templates.get(&request.template) {
-            return Ok(made.facts.clone());
-        }
         let sandbox = world.sandboxes.get(id).ok_or(HostError::NotFound)?;
-        if call.incarnation < sandbox.facts.incarnation {
+        if call.incarnation != sandbox.facts.incarnation {
             return Err(stale(sandbox.facts.incarnation));
+        }
+        let is_there = matches!(sandbox.facts.state, HostSandboxState::Running | HostSandboxState::Paused);
+        if let Some(made) = world.templates.get(&request.template).filter(|_| is_there) {
+            return Ok(made.facts.clone());
         }
         match (sandbox.facts.state, &sandbox.facts.paused) {
             (HostSandboxState::Running, _) if sandbox.life.unquiesced => return Err(HostError::AgentBusy),

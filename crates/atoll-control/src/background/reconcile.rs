@@ -1,7 +1,8 @@
 //! Brings what is written down and what the host has together.
 //!
 //! How it works: the records are read first and the host is asked afterwards, and what has a call under way is left out on both sides,
-//! so that something made in between is never taken for something lost. What to do with each is the domain's rule.
+//! so that something made in between is never taken for something lost. What to do with each is the domain's rule. With an outcome the
+//! calls are closed that were open before the host was asked; one that began since is under way, and has its own end.
 //!
 //! Deliberately absent: a host that does not answer changes nothing.
 
@@ -14,7 +15,7 @@ use atoll_domain::reconcile::{Observed, Remedy, remedy};
 use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::{Principal, SandboxId, SandboxStatus};
 
-use atoll_store::{OperationKind, Step};
+use atoll_store::{Operation, OperationKind, Step, WriteTransaction};
 
 use crate::sandboxes::{FoundPaused, lost};
 use crate::{Control, ControlError};
@@ -42,7 +43,7 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
     let mut busy = control.busy_ones();
     // A destroy that an earlier Atoll began is finished as one, by who asked for it ([`super::operations`]); here it would only be an end.
     let open = control.store().open_operations().await?;
-    busy.extend(open.into_iter().filter(|open| open.kind == OperationKind::Destroy).map(|open| open.sandbox));
+    busy.extend(open.iter().filter(|open| open.kind == OperationKind::Destroy).map(|open| open.sandbox.clone()));
     let mut records: BTreeMap<SandboxId, Sandbox> = BTreeMap::new();
     for sandbox in control.store().sandboxes_on(control.own_host()).await? {
         records.insert(sandbox.id.clone(), sandbox);
@@ -78,18 +79,22 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
             (Remedy::MarkRunning, Some(sandbox), Some(facts)) => {
                 let tx = control.store().begin(Step::ReconcileRunning).await?;
                 if tx.mark_running(&facts, now).await? {
+                    close(&tx, &open, &sandbox.id, now).await?;
                     status.running.push(id.clone());
                 }
-                tx.finish_operations_of(&sandbox.id, now).await?;
                 tx.commit().await?;
             }
-            (Remedy::MarkPaused, Some(sandbox), Some(facts)) => paused(control, sandbox, &facts, &mut status).await?,
-            (Remedy::MarkResumed, Some(sandbox), Some(facts)) => resumed(control, sandbox, &facts, &mut status).await?,
+            (Remedy::MarkPaused, Some(sandbox), Some(facts)) => {
+                paused(control, sandbox, &facts, &open, &mut status).await?;
+            }
+            (Remedy::MarkResumed, Some(sandbox), Some(facts)) => {
+                resumed(control, sandbox, &facts, &open, &mut status).await?;
+            }
             (Remedy::MarkStopped, Some(sandbox), _) => {
-                over(control, sandbox, SandboxStatus::Stopped, AuditAction::SandboxEnded, &mut status).await?;
+                over(control, sandbox, SandboxStatus::Stopped, &open, &mut status).await?;
             }
             (Remedy::MarkError, Some(sandbox), _) => {
-                over(control, sandbox, SandboxStatus::Error, AuditAction::SandboxCreateFailed, &mut status).await?;
+                over(control, sandbox, SandboxStatus::Error, &open, &mut status).await?;
             }
             (Remedy::Destroy, _, Some(facts)) => {
                 tracing::warn!(sandbox.id = %id, "the host has a sandbox that nobody wants; ending it");
@@ -99,8 +104,7 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
                         let stuck = facts.state == HostSandboxState::Stuck;
                         let paused = |sandbox: &&Sandbox| stuck && sandbox.status == SandboxStatus::Paused;
                         if let Some(sandbox) = record.as_ref().filter(paused) {
-                            let ended = AuditAction::SandboxEnded;
-                            over(control, sandbox, SandboxStatus::Stopped, ended, &mut status).await?;
+                            over(control, sandbox, SandboxStatus::Stopped, &open, &mut status).await?;
                         }
                         status.destroyed.push(id);
                     }
@@ -122,11 +126,22 @@ pub async fn activate(control: &Control) -> Result<Status, ControlError> {
     Ok(status)
 }
 
+/// Closes the calls of a sandbox whose outcome was just written down, of those that were open before the host was asked: what was under
+/// way then is busy, so these were cut off. Calls of other kinds are carried out, or made again, by [`super::operations`].
+async fn close(tx: &WriteTransaction, open: &[Operation], id: &SandboxId, now: i64) -> Result<(), ControlError> {
+    let settled = [OperationKind::Create, OperationKind::Pause, OperationKind::Resume];
+    for call in open.iter().filter(|call| call.sandbox == *id && settled.contains(&call.kind)) {
+        tx.finish_operation(&call.id, now).await?;
+    }
+    Ok(())
+}
+
 /// A pause whose outcome was lost: what the host says is kept.
 async fn paused(
     control: &Control,
     sandbox: &Sandbox,
     facts: &SandboxFacts,
+    open: &[Operation],
     status: &mut Status,
 ) -> Result<(), ControlError> {
     // What the host tells by itself says which limit it was; a comparison could only say that it is so.
@@ -135,11 +150,10 @@ async fn paused(
     let kept = facts.paused.as_ref().unwrap_or(&unknown);
     let used = control.used_so_far(sandbox).await;
     let tx = control.store().begin(Step::ReconcilePaused).await?;
-    // Before, as what is missing still is a call that stays open.
-    tx.finish_operations_of(&sandbox.id, control.now()).await?;
     let used = used.as_deref();
     let found = FoundPaused { sandbox, incarnation: facts.incarnation, paused: kept, cause: None, used };
     if control.note_found_paused(&tx, found).await? {
+        close(&tx, open, &sandbox.id, control.now()).await?;
         status.paused.push(sandbox.id.clone());
     }
     tx.commit().await?;
@@ -151,6 +165,7 @@ async fn resumed(
     control: &Control,
     sandbox: &Sandbox,
     facts: &SandboxFacts,
+    open: &[Operation],
     status: &mut Status,
 ) -> Result<(), ControlError> {
     let now = control.now();
@@ -159,9 +174,9 @@ async fn resumed(
         tx.audit(&control.audit(&Principal::System, AuditAction::SandboxResume, sandbox)).await?;
         let line = Happening { at: now, incarnation: facts.incarnation, kind: HappeningKind::Resumed, reason: None };
         tx.happened(&sandbox.id, &line).await?;
+        close(&tx, open, &sandbox.id, now).await?;
         status.resumed.push(sandbox.id.clone());
     }
-    tx.finish_operations_of(&sandbox.id, now).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -170,19 +185,23 @@ async fn over(
     control: &Control,
     sandbox: &Sandbox,
     to: SandboxStatus,
-    action: AuditAction,
+    open: &[Operation],
     status: &mut Status,
 ) -> Result<(), ControlError> {
+    let (action, kind) = if to == SandboxStatus::Error {
+        (AuditAction::SandboxCreateFailed, HappeningKind::Failed)
+    } else {
+        (AuditAction::SandboxEnded, HappeningKind::Ended)
+    };
     let now = control.now();
     let tx = control.store().begin(Step::ReconcileOver).await?;
     let why = "not on its host any more";
     if tx.mark_over(&sandbox.id, sandbox.incarnation, to, why, now).await? {
-        let kind = if to == SandboxStatus::Error { HappeningKind::Failed } else { HappeningKind::Ended };
         tx.happened(&sandbox.id, &control.happening(sandbox, kind, Some(why.into()))).await?;
         tx.audit(&control.audit(&Principal::System, action, sandbox)).await?;
+        close(&tx, open, &sandbox.id, now).await?;
         status.over.push(sandbox.id.clone());
     }
-    tx.finish_operations_of(&sandbox.id, now).await?;
     tx.commit().await?;
     control.forget(&sandbox.id);
     Ok(())

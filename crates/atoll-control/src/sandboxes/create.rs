@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use atoll_domain::access::Action;
-use atoll_domain::admission::admit;
+use atoll_domain::admission::admit_sandbox;
 use atoll_domain::audit::AuditAction;
 use atoll_domain::happening::HappeningKind;
 use atoll_domain::host::{
@@ -136,7 +136,7 @@ impl Control {
         }
     }
 
-    /// Checks the input and writes out what the sandbox is to be.
+    /// Checks the input and the host's room, and writes out what the sandbox is to be.
     async fn plan_sandbox(&self, principal: &Principal, input: &CreateInput) -> Result<Planned, ControlError> {
         let team = principal.team().ok_or(ControlError::Forbidden { who: "the system" })?.clone();
         let asked = validate::template_name(input.template.as_deref())?;
@@ -173,7 +173,8 @@ impl Control {
             }
             Some(snapshot) => validate::shape_of_copy(input.vcpus, input.memory_mb, input.disk_mb, snapshot.shape)?,
         };
-        admit(shape, capacity.room)?;
+        // The host looks again, when all of it is written down already.
+        admit_sandbox(shape, &lifetime, capacity.room)?;
         let sandbox = Sandbox {
             id: SandboxId::from_random(random::bytes()?),
             team,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use atoll_control::sandboxes::CreateInput;
 use atoll_control::{ControlError, Once};
 use atoll_domain::SandboxStatus;
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, Room};
+use atoll_domain::ttl::{LifetimeChange, OnExpiry};
 use atoll_store::KeyPlace;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
 
@@ -124,6 +125,55 @@ async fn bad_input_is_refused_before_anything_is_written_or_asked() {
     assert!(matches!(made, Err(ControlError::NotFound { .. })), "{made:?}");
     assert_eq!(fixture.host.calls(Method::Create), 0);
     assert!(fixture.control.store().audit(&fixture.first.team_id, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_refused_before_anything_is_written_or_asked() {
+    let fixture = ControlBox::start().await;
+    let whole = atoll_testkit::ids::capacity().room;
+    let none = LifetimeChange::default();
+    let idle = LifetimeChange { timeout_sec: Some(60), ..none };
+    let longest = LifetimeChange { max_lifetime_sec: Some(60), ..none };
+    let full = Room { disk_free_mb: 511, ..whole };
+    // Enough for a create, not for the 512 MiB of a guest and what a pause writes beside them.
+    let nearly = Room { disk_free_mb: 575, ..whole };
+    let cases = [
+        (full, none, "disk_mb"),
+        (full, idle, "disk_mb"),
+        (nearly, idle, "disk_mb"),
+        (nearly, longest, "disk_mb"),
+        (Room { disk_free_mb: 2000, pause_mb: 1425, ..whole }, idle, "disk_mb"),
+        (Room { available_mb: 400, ..whole }, none, "memory_mb"),
+        (Room { promised_mb: 12_000, ..whole }, none, "memory_mb"),
+    ];
+    let team = fixture.principal.team().unwrap().clone();
+    let place = KeyPlace { team, route: "create".into(), key: "k".into() };
+    let create = |lifetime: LifetimeChange| {
+        let input = CreateInput { lifetime, ..CreateInput::default() };
+        let once = Once::new("k", format!("{lifetime:?}")).unwrap();
+        fixture.control.create_sandbox_once(&fixture.principal, input, Some(once))
+    };
+    let store = fixture.control.store();
+    for (room, lifetime, short) in cases {
+        fixture.host.set_capacity(|capacity| capacity.room = room);
+        match create(lifetime).await {
+            Err(ControlError::Host(HostError::NoCapacity { what, needed, available })) => {
+                assert!(what == short && available < needed, "{room:?}: {what}, {available} of {needed}");
+            }
+            other => panic!("{room:?}: {other:?}"),
+        }
+        assert!(store.audit(&fixture.first.team_id, 10).await.unwrap().is_empty(), "{room:?}");
+        assert!(store.open_operations().await.unwrap().is_empty(), "{room:?}");
+        assert_eq!(store.kept_request(&place, 0).await.unwrap(), None, "{room:?}");
+    }
+    let listed = fixture.control.list_sandboxes(&fixture.principal, None, None).await.unwrap();
+    assert!(listed.items.is_empty(), "{listed:?}");
+    assert_eq!(fixture.host.calls(Method::Create), 0);
+    // What no limit pauses needs no more than that.
+    fixture.host.set_capacity(|capacity| capacity.room = nearly);
+    let ends = LifetimeChange { on_expiry: Some(OnExpiry::Destroy), ..idle };
+    assert_eq!(create(ends).await.unwrap().value.status, SandboxStatus::Running);
+    assert_eq!(fixture.sandbox().await.status, SandboxStatus::Running);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 
 /// All bytes of a file.
-async fn whole(file: FileDownload) -> Vec<u8> {
+pub(crate) async fn whole(file: FileDownload) -> Vec<u8> {
     file.into_stream().map_ok(|piece| piece.to_vec()).try_concat().await.unwrap()
 }
 

@@ -7,7 +7,7 @@ use atoll_domain::metrics::{Point, Tier};
 use atoll_domain::record::{Paused, Sandbox};
 use atoll_domain::ttl::Cause;
 use atoll_store::Step;
-use atoll_testkit::{ControlBox, Fault, Method, eventually};
+use atoll_testkit::{ControlBox, Fault, Method, eventually, ids};
 
 fn point(n: i64) -> Point {
     Point {
@@ -45,6 +45,22 @@ async fn a_running_one_answers_live_at_every_range() {
     fixture.host.plan(Method::Metrics, Fault::Refuse(HostError::Unavailable("away".into())));
     let away = metrics(&fixture, &sandbox, None).await;
     assert!(matches!(away, Err(ControlError::Host(HostError::Unavailable(_)))));
+}
+
+#[tokio::test]
+async fn of_one_that_was_not_heard_of_nobody_can_say_what_it_uses() {
+    let fixture = ControlBox::start().await;
+    let runs = sampled(&fixture, 4).await;
+    // Nothing sets this status as long as the host is in this process, so a record of it is put there.
+    let missing = Sandbox { id: ids::sandbox(), status: SandboxStatus::Missing, ..runs };
+    let tx = fixture.control.store().begin(Step::Uses).await.unwrap();
+    tx.insert_sandbox(&missing).await.unwrap();
+    tx.commit().await.unwrap();
+    for range in [None, Some("10m"), Some("2h"), Some("24h")] {
+        let unheard = metrics(&fixture, &missing, range).await;
+        assert!(matches!(unheard, Err(ControlError::Host(HostError::Unavailable(_)))), "{range:?}: {unheard:?}");
+    }
+    assert_eq!(fixture.host.calls(Method::Metrics), 0, "no host is asked for it");
 }
 
 #[tokio::test]

@@ -1,10 +1,41 @@
 //! Records and host are brought together, and nothing that is under way is taken for lost (defects 2 and 3).
 
+use atoll_control::ControlError;
 use atoll_control::background::reconcile::{Status, activate};
 use atoll_control::sandboxes::CreateInput;
-use atoll_domain::SandboxStatus;
 use atoll_domain::host::HostError;
+use atoll_domain::ttl::LifetimeChange;
+use atoll_domain::{Incarnation, SandboxId, SandboxStatus};
+use atoll_store::OperationKind;
 use atoll_testkit::{ControlBox, Fault, Method, eventually};
+use tokio::task::JoinHandle;
+
+use crate::pause::{pause, row, status};
+
+/// A comparison beside the test.
+fn begin(fixture: &ControlBox) -> JoinHandle<Result<Status, ControlError>> {
+    let control = fixture.control.clone();
+    tokio::spawn(async move { activate(&control).await })
+}
+
+async fn resume(fixture: &ControlBox, id: &SandboxId) {
+    fixture.control.resume_sandbox(&fixture.principal, id.as_str(), None).await.unwrap();
+}
+
+/// One that its host has paused and whose record says that it runs, as the answer was lost.
+async fn paused_unheard(fixture: &ControlBox) -> SandboxId {
+    let id = fixture.sandbox().await.id;
+    fixture.host.plan(Method::Pause, Fault::LoseReply);
+    assert!(pause(fixture, &id).await.is_err());
+    assert_eq!(status(fixture, &id).await, SandboxStatus::Running);
+    id
+}
+
+/// The kinds of the calls that have no outcome yet.
+async fn open(fixture: &ControlBox) -> Vec<OperationKind> {
+    let open = fixture.control.store().open_operations().await.unwrap();
+    open.into_iter().map(|call| call.kind).collect()
+}
 
 #[tokio::test]
 async fn what_agrees_is_left_alone() {
@@ -62,6 +93,130 @@ async fn a_sandbox_that_was_destroyed_between_the_two_readings_gets_no_second_ro
     gate.open();
     reconciling.await.unwrap().unwrap();
     assert_eq!(fixture.audit_of(sandbox.id.as_str()).await, ["create", "destroy"]);
+}
+
+#[tokio::test]
+async fn a_pause_and_a_resume_between_the_two_readings_stay_as_they_were_written() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    // The host's list says that it runs, that it is paused, that it runs in its next life: each is over when it is looked at.
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    pause(&fixture, &id).await.unwrap();
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    assert_eq!(status(&fixture, &id).await, SandboxStatus::Paused);
+
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    resume(&fixture, &id).await;
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    assert_eq!(status(&fixture, &id).await, SandboxStatus::Running);
+
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    pause(&fixture, &id).await.unwrap();
+    resume(&fixture, &id).await;
+    pause(&fixture, &id).await.unwrap();
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    let row = row(&fixture, &id).await;
+    assert_eq!((row.status, row.incarnation), (SandboxStatus::Paused, Incarnation(3)));
+    let told = ["create", "pause", "resume", "pause", "resume", "pause"];
+    assert_eq!(fixture.audit_of(id.as_str()).await, told);
+    assert_eq!(open(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn what_the_record_did_not_know_when_it_was_read_is_not_written_over_what_came_after() {
+    let fixture = ControlBox::start().await;
+    // Running by its record, paused by the list; resumed before that is looked at.
+    let id = paused_unheard(&fixture).await;
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    resume(&fixture, &id).await;
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    let resumed = row(&fixture, &id).await;
+    assert_eq!((resumed.status, resumed.incarnation), (SandboxStatus::Running, Incarnation(2)));
+    // Paused by its record, in its next life by the list; that life is paused before that is looked at.
+    pause(&fixture, &id).await.unwrap();
+    fixture.host.plan(Method::Resume, Fault::LoseReply);
+    let lost = fixture.control.resume_sandbox(&fixture.principal, id.as_str(), None).await;
+    assert!(lost.is_err());
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    resume(&fixture, &id).await;
+    pause(&fixture, &id).await.unwrap();
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    let paused = row(&fixture, &id).await;
+    assert_eq!((paused.status, paused.incarnation), (SandboxStatus::Paused, Incarnation(3)));
+    assert_eq!(open(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn a_resume_that_begins_while_an_outcome_is_looked_at_keeps_its_call_open() {
+    let fixture = ControlBox::start().await;
+    let id = paused_unheard(&fixture).await;
+    // It knows by now that nobody is at work on it, and that its host has paused it.
+    let gate = fixture.host.hold_answer(Method::LatestEvent);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    let held = fixture.host.hold(Method::Resume);
+    let (control, principal, target) = (fixture.control.clone(), fixture.principal.clone(), id.clone());
+    let resuming = tokio::spawn(async move { control.resume_sandbox(&principal, target.as_str(), None).await });
+    held.reached().await;
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default(), "who resumes it has written the pause down");
+    assert_eq!(open(&fixture).await, [OperationKind::Resume]);
+    held.open();
+    assert_eq!(resuming.await.unwrap().unwrap().incarnation, Incarnation(2));
+    assert_eq!(open(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn a_destroy_that_begins_while_an_outcome_is_looked_at_is_not_forgotten_though_atoll_is_killed() {
+    let mut fixture = ControlBox::start().await;
+    let id = paused_unheard(&fixture).await;
+    let gate = fixture.host.hold_answer(Method::LatestEvent);
+    let comparing = begin(&fixture);
+    gate.reached().await;
+    let never_opened = fixture.host.hold(Method::Destroy);
+    let (control, principal, target) = (fixture.control.clone(), fixture.principal.clone(), id.clone());
+    tokio::spawn(async move { control.destroy_sandbox(&principal, target.as_str()).await });
+    never_opened.reached().await;
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap().paused, std::slice::from_ref(&id));
+    assert_eq!(open(&fixture).await, [OperationKind::Destroy]);
+    // Killed before its host has heard of it.
+    fixture.restart().await;
+    fixture.start_loops();
+    let over = || async { (status(&fixture, &id).await == SandboxStatus::Stopped).then_some(()) };
+    eventually("the destroy to be carried out", over).await;
+    assert!(fixture.host.sandboxes().is_empty());
+    assert_eq!(fixture.audit_of(id.as_str()).await, ["create", "pause", "destroy"]);
+    assert_eq!(open(&fixture).await, []);
+}
+
+#[tokio::test]
+async fn limits_that_the_host_has_not_heard_of_are_still_told_after_a_comparison() {
+    let fixture = ControlBox::start().await;
+    let id = paused_unheard(&fixture).await;
+    fixture.host.plan(Method::SetLifetime, Fault::Refuse(HostError::Unavailable("away".into())));
+    let change = LifetimeChange { timeout_sec: Some(9), ..LifetimeChange::default() };
+    assert!(fixture.control.update_sandbox(&fixture.principal, id.as_str(), &change).await.is_err());
+    assert_eq!(activate(&fixture.control).await.unwrap().paused, std::slice::from_ref(&id));
+    assert_eq!(open(&fixture).await, [OperationKind::Lifetime]);
+    fixture.start_loops();
+    let told = || async { fixture.host.lifetime_of(&id).filter(|lifetime| lifetime.timeout_sec == 9) };
+    eventually("the host to hear of it", told).await;
 }
 
 #[tokio::test]

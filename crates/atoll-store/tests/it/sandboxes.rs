@@ -64,7 +64,7 @@ async fn calls_are_open_until_they_are_finished() {
     let open = db.store.open_operations().await.unwrap();
     assert_eq!(open.iter().map(|o| o.kind).collect::<Vec<_>>(), [OperationKind::Destroy, OperationKind::Create]);
     let tx = db.store.begin(Step::Uses).await.unwrap();
-    tx.finish_operations_of(&row.id, 5).await.unwrap();
+    tx.finish_operation(&call(2).operation, 5).await.unwrap();
     tx.commit().await.unwrap();
     let left = db.store.open_operations().await.unwrap();
     assert_eq!(left.iter().map(|o| o.id.clone()).collect::<Vec<_>>(), [call(3).operation]);

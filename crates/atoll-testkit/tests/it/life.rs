@@ -21,6 +21,16 @@ async fn the_disk_alone_boots() {
 }
 
 #[tokio::test]
+async fn a_pause_and_a_template_of_another_life_are_refused() {
+    rules::a_pause_and_a_template_of_another_life_are_refused(&driver()).await;
+}
+
+#[tokio::test]
+async fn what_runs_is_promised_room_and_has_a_console() {
+    rules::what_runs_is_promised_room_and_has_a_console(&driver()).await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_done_now_is_refused() {
     rules::what_cannot_be_done_now_is_refused(&driver()).await;
 }

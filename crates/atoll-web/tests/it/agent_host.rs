@@ -12,7 +12,7 @@ use atoll_control::ports::HostDriver;
 use atoll_domain::SandboxId;
 use atoll_domain::host::{
     Call, CreateSandbox, Destroyed, EventSeq, GuestToken, HostCapacity, HostError, HostEvent, HostSandboxState,
-    MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets, TemplateFacts,
+    MakeTemplate, PauseMode, ResumeSandbox, Room, SandboxFacts, SandboxSecrets, TemplateFacts,
 };
 use atoll_domain::metrics::{Joined, Point, Tier};
 use atoll_domain::record::Paused;
@@ -135,6 +135,8 @@ pub(crate) struct AgentHost {
     pub(crate) damaged: Mutex<Vec<Damage>>,
     /// The id of the template that was made last.
     pub(crate) template: Mutex<String>,
+    /// What is left of its machine.
+    pub(crate) room: Mutex<Room>,
     /// Kept open, so that the stream of events does not end.
     events: Mutex<Vec<mpsc::Sender<HostEvent>>>,
 }
@@ -153,6 +155,7 @@ impl AgentHost {
             is_old: AtomicBool::default(),
             damaged: Mutex::default(),
             template: Mutex::default(),
+            room: Mutex::new(atoll_testkit::ids::capacity().room),
             events: Mutex::default(),
         }
     }
@@ -317,6 +320,7 @@ impl HostDriver for AgentHost {
     }
 
     fn capacity(&self) -> BoxFuture<'_, Result<HostCapacity, HostError>> {
-        Box::pin(async { Ok(atoll_testkit::ids::capacity()) })
+        let room = *self.room.lock().unwrap();
+        Box::pin(async move { Ok(HostCapacity { room, ..atoll_testkit::ids::capacity() }) })
     }
 }

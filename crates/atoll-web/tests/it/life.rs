@@ -71,6 +71,25 @@ async fn what_a_host_refuses_about_a_life_has_its_own_codes() {
 }
 
 #[tokio::test]
+async fn a_machine_without_room_is_named_with_what_it_lacks_and_nothing_is_made() {
+    let service = Service::start().await;
+    let refused = async |body: Value| {
+        let answer = service.post("/v1/sandboxes", body.to_string()).await;
+        answer.problem(503, "no_capacity")["detail"].as_str().unwrap().to_owned()
+    };
+    service.set_room(|room| room.disk_free_mb = 575);
+    let disk = refused(json!({ "timeout_sec": 60 })).await;
+    assert!(disk.contains("disk_mb") && disk.contains("576") && disk.contains("575"), "{disk}");
+    service.set_room(|room| room.available_mb = 300);
+    let memory = refused(json!({})).await;
+    assert!(memory.contains("memory_mb") && memory.contains("484") && memory.contains("300"), "{memory}");
+    service.set_room(|room| room.available_mb = 400);
+    assert_eq!(service.get("/v1/sandboxes").await.json(), json!([]));
+    let small = service.post("/v1/sandboxes", json!({ "memory_mb": 128 }).to_string()).await;
+    assert_eq!(small.status, 201, "{small:?}");
+}
+
+#[tokio::test]
 async fn limits_are_given_at_create_and_changed_one_by_one() {
     let service = Service::start().await;
     let body = json!({ "timeout_sec": 60, "on_expiry": "destroy", "auto_resume": true, "max_lifetime_sec": 3600 });

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use atoll_control::ports::{HostDriver, SystemClock};
 use atoll_control::{Control, RequestKey, SealingKey};
-use atoll_domain::host::HostError;
+use atoll_domain::host::{HostError, Room};
 use atoll_domain::scrub::Damage;
 use atoll_store::Store;
 use atoll_web::{DebugPort, Web, serve_local, serve_tcp};
@@ -144,6 +144,11 @@ impl Service {
     /// Lets scrubs find this.
     pub(crate) fn spoil(&self, damaged: Vec<Damage>) {
         *self.host.damaged.lock().unwrap() = damaged;
+    }
+
+    /// Changes what is left of the host's machine.
+    pub(crate) fn set_room(&self, change: impl FnOnce(&mut Room)) {
+        change(&mut self.host.room.lock().unwrap());
     }
 
     /// The id of the template that was made last.
@@ -376,6 +381,20 @@ impl Socket {
             }
         };
         tokio::time::timeout(DEADLINE, hear).await.expect("a frame comes")
+    }
+
+    /// Waits until the other side asks whether anybody is there.
+    pub(crate) async fn pinged(&mut self) {
+        let ping = async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Ping(_))) => break,
+                    Some(Ok(_)) => {}
+                    other => panic!("no ping: {other:?}"),
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, ping).await.expect("a ping comes");
     }
 
     /// The next JSON frame.

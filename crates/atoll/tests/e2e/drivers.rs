@@ -48,6 +48,8 @@ async fn suite(driver: Driver, agent: HostAgent) {
     conformance::streams_reach_the_agent_and_the_token_counts(&driver).await;
     conformance_life::pause_and_resume_are_idempotent(&driver).await;
     conformance_life::the_disk_alone_boots(&driver).await;
+    conformance_life::a_pause_and_a_template_of_another_life_are_refused(&driver).await;
+    conformance_life::what_runs_is_promised_room_and_has_a_console(&driver).await;
     conformance_life::what_cannot_be_done_now_is_refused(&driver).await;
     conformance_life::destroy_wins_over_pause_and_resume(&driver).await;
     conformance_life::a_cancelled_pause_and_resume_end_all_the_same(&driver).await;

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use atoll_api::CreateSandboxRequest;
 use atoll_client::{Client, ClientError};
 use atoll_store::Store;
 use nix::mount::{MntFlags, umount2};
@@ -75,8 +76,17 @@ async fn history(data: &Path, id: &str) -> Vec<String> {
     found.iter().map(|happening| happening.kind.as_str().to_owned()).collect()
 }
 
-async fn refused(client: &Client) -> String {
-    match client.create(&request()).await {
+/// Of which sandboxes the audit log tells, whatever became of them: a row of the log comes with each that is written down.
+async fn written(data: &Path) -> Vec<String> {
+    let store = Store::open_sqlite(&data.join("atoll.db")).await.unwrap();
+    let (team, _) = store.first_team_and_host().await.unwrap().unwrap();
+    let rows = store.audit(&team, 100).await.unwrap();
+    store.close().await;
+    rows.into_iter().filter_map(|row| row.resource_id).collect()
+}
+
+async fn refused(client: &Client, request: &CreateSandboxRequest) -> String {
+    match client.create(request).await {
         Err(ClientError::Refused(problem)) => format!("{} {}", problem.status, problem.detail),
         other => panic!("{other:?}"),
     }
@@ -90,10 +100,18 @@ async fn a_full_disk_refuses_what_is_new_and_halts_what_runs_until_there_is_spac
     let (client, data) = (world.client(), world.data());
     let id = client.create(&request()).await.unwrap().id;
 
+    // There is room for a create, and on all of this disk none for what a limit's pause of so much memory may write.
+    let idle = |request: CreateSandboxRequest| CreateSandboxRequest { timeout_sec: Some(3600), ..request };
+    let large = idle(CreateSandboxRequest { memory_mb: Some(1024), ..request() });
+    let text = refused(&client, &large).await;
+    assert!(text.starts_with("503") && text.contains("1088"), "what was missing is not told: {text}");
     disk.fill_up_to(32 << 20);
-    let text = refused(&client).await;
-    assert!(text.starts_with("503") && text.contains("512"), "what was missing is not told: {text}");
+    for request in [request(), idle(request())] {
+        let text = refused(&client, &request).await;
+        assert!(text.starts_with("503") && text.contains("512"), "what was missing is not told: {text}");
+    }
     assert_eq!(checker::sandboxes(&data).len(), 1, "something was made of what was refused");
+    assert_eq!(written(&data).await, std::slice::from_ref(&id), "something was written of what was refused");
 
     // Its own disk has more room than the host's: the write is the guest's right, and meets the host's end.
     let line = "head -c 60000000 /dev/urandom > /root/big && sync && sha256sum < /root/big > /root/sum && sync; echo $? > /tmp/done";
