@@ -8,7 +8,7 @@ use crate::support::{Answer, Service};
 const BOUNDARY: &str = "----atoll-test";
 const MULTIPART: (&str, &str) = ("content-type", "multipart/form-data; boundary=----atoll-test");
 
-fn part(name: &str, content: &[u8]) -> Vec<u8> {
+pub(crate) fn part(name: &str, content: &[u8]) -> Vec<u8> {
     let head = if name == "file" { "; filename=\"upload\"" } else { "" };
     let mut part =
         format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"{head}\r\n\r\n").into_bytes();
@@ -17,11 +17,11 @@ fn part(name: &str, content: &[u8]) -> Vec<u8> {
     part
 }
 
-fn form(parts: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn form(parts: &[Vec<u8>]) -> Vec<u8> {
     [parts.concat(), format!("--{BOUNDARY}--\r\n").into_bytes()].concat()
 }
 
-async fn write(service: &Service, id: &str, how: &str, body: Vec<u8>) -> Answer {
+pub(crate) async fn write(service: &Service, id: &str, how: &str, body: Vec<u8>) -> Answer {
     service.call(Method::POST, &format!("/v1/sandboxes/{id}/files/{how}"), &[MULTIPART], body).await
 }
 

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and may say what it saw"
 )]
 
+mod activity;
 mod agent_host;
 mod bounds;
 mod debug_port;

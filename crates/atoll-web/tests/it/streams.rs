@@ -7,17 +7,17 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Service, Socket, eventually};
 
-fn shell(line: &str) -> Value {
+pub(crate) fn shell(line: &str) -> Value {
     json!({ "type": "start", "cmd": "/bin/sh", "args": ["-c", line] })
 }
 
 /// The bytes of a frame.
-fn bytes(frame: &Value) -> Vec<u8> {
+pub(crate) fn bytes(frame: &Value) -> Vec<u8> {
     let data = frame["data"].as_str().unwrap();
     if frame["encoding"] == "base64" { STANDARD.decode(data).unwrap() } else { data.as_bytes().to_vec() }
 }
 
-async fn begin(service: &Service, id: &str, start: Value) -> (Socket, Value) {
+pub(crate) async fn begin(service: &Service, id: &str, start: Value) -> (Socket, Value) {
     let mut socket = service.socket(&format!("/v1/sandboxes/{id}/exec/stream")).await;
     socket.send(start).await;
     let started = socket.frame().await;

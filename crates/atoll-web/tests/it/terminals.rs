@@ -11,12 +11,12 @@ fn start() -> Value {
     json!({ "type": "start", "cmd": "/bin/sh", "args": [], "cols": 80, "rows": 24, "envs": { "PS1": "$ " }, "cwd": "", "user": "" })
 }
 
-fn input(text: &str) -> Value {
+pub(crate) fn input(text: &str) -> Value {
     json!({ "type": "input", "data": STANDARD.encode(text) })
 }
 
 /// Reads output until it holds a text; answers how many bytes there were.
-async fn until(socket: &mut Socket, text: &str) -> u64 {
+pub(crate) async fn until(socket: &mut Socket, text: &str) -> u64 {
     let mut seen = Vec::new();
     loop {
         match socket.hear().await {

@@ -5,37 +5,39 @@ Served, a line is a question: `look SINCE`, or `ack` for what /dev/shm says alon
 import json, os, socket, sqlite3, sys
 
 
-def file(path):
-    if not os.path.exists(path):
-        return []
-    text = open(path).read()
-    return [(int(n), r) for n, r in (line.split() for line in text[: text.rfind("\n") + 1].splitlines())]
-
-
 def told(path):
     return open(path).read() if os.path.exists(path) else ""
 
 
+def whole(path):
+    text = told(path)
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def file(path):
+    return [(int(n), r) for n, r in (line.split() for line in whole(path))]
+
+
+def held(numbers):
+    first = numbers[0] if numbers else 0
+    last = numbers[-1] if numbers else 0
+    return {"first": first, "last": last, "in_order": numbers == list(range(first, first + len(numbers)))}
+
+
 def look(since):
-    ack = told("/dev/shm/ack").split()
+    # At once: what one of them became while the other was read would be taken for a fault.
+    ack, ticks = told("/dev/shm/ack"), whole("/dev/shm/ticks")
     parts = {"plain": file("/root/plain"), "durable": file("/root/durable")}
     if os.path.exists("/root/db"):
         db = sqlite3.connect("/root/db", timeout=60)
         parts["rows"] = db.execute("select n, r from t order by rowid").fetchall()
         parts["integrity"] = db.execute("pragma integrity_check").fetchone()[0]
         db.close()
-    out = {"ack": int(ack[0]) if ack else 0, "bad": told("/dev/shm/bad")}
+    out = {"ack": int(ack or 0), "ticks": held([int(n) for n in ticks]), "bad": told("/dev/shm/bad")}
     out["integrity"] = parts.pop("integrity", "no database")
     known = dict(parts["durable"])
     for name, lines in parts.items():
-        numbers = [n for n, _ in lines]
-        first = numbers[0] if numbers else 0
-        out[name] = {
-            "first": first,
-            "last": numbers[-1] if numbers else 0,
-            "in_order": numbers == list(range(first, first + len(numbers))),
-            "same": all(known.get(n, r) == r for n, r in lines),
-        }
+        out[name] = held([n for n, _ in lines]) | {"same": all(known.get(n, r) == r for n, r in lines)}
     out["lines"] = [(n, r) for n, r in parts["durable"] if n >= since]
     return json.dumps(out)
 
@@ -43,7 +45,7 @@ def look(since):
 def answer(word, *rest):
     if word == "look":
         return look(int(rest[0]))
-    return f"{told('/dev/shm/ack').split(' ')[0] or 0} {told('/dev/shm/bad')}"
+    return f"{told('/dev/shm/ack') or 0} {told('/dev/shm/bad')}"
 
 
 def serve(port):

@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use crate::guest::{self, Kept as What};
 use crate::host::Ask;
+use crate::kills::NOBODY;
 use crate::machine::{lives, strike};
-use crate::plan::{Deed, Kill, Plan, Victim};
+use crate::plan::{Deed, Kill, Plan, STARTS, Victim};
 use crate::world::{Failure, Kept, Subject, World, until};
 
 /// How often a template is asked for while a loaded machine keeps the agent from answering.
@@ -50,6 +51,7 @@ pub(crate) async fn run(world: &mut World, plan: &Plan) -> Result<(), String> {
     pause(world, plan, &subject).await.map_err(|e| format!("pause: {e}"))?;
     world.lap("pause");
     if let State::Paused { quiesced } = settled(world, &subject, None).await? {
+        world.pace.stands();
         if plan.snapshot_paused && quiesced && plan.kill.is_none_or(|kill| kill.deed != Deed::Snapshot) {
             made = template(world, plan, &subject, ack).await.map_err(|e| format!("template of the paused: {e}"))?;
         }
@@ -87,7 +89,7 @@ pub(crate) async fn run(world: &mut World, plan: &Plan) -> Result<(), String> {
     let subject = recovered(world, subject, ack).await?;
     world.progress(&copy, theirs).await.map_err(|e| format!("the copy after the restart: {e}"))?;
     let ack = guest::acknowledged(&world.guest(&subject)).await?;
-    guest::look(&world.guest(&subject), ack).await?.holds(ack, What::All)?;
+    world.look(&subject, ack).await?;
     destroy(world, &copy).await?;
     if let Some(old) = old {
         world.ask::<()>(&Ask::DropTemplate(old.name)).await.map_err(|e| format!("drop: {e}"))?;
@@ -106,10 +108,9 @@ async fn running(world: &mut World) -> Result<Subject, String> {
     let kept = world.kept.clone();
     let subject = world.wanted(kept.as_ref());
     world.create(&subject).await?;
-    let guest = world.guest(&subject);
     match &kept {
-        Some(kept) => guest::look(&guest, kept.ack).await?.holds(kept.ack, What::All)?,
-        None => guest::work(&guest).await?,
+        Some(kept) => world.look(&subject, kept.ack).await?,
+        None => guest::work(&world.guest(&subject)).await?,
     }
     world.progress(&subject, kept.map_or(0, |kept| kept.ack)).await?;
     world.subject = Some(subject.clone());
@@ -123,19 +124,7 @@ async fn act(world: &mut World, plan: &Plan, deed: Deed, subject: &Subject, ask:
     let mut struck = None;
     if let Some(Kill { victim, share, .. }) = plan.kill.filter(|kill| kill.deed == deed) {
         tokio::time::sleep(world.moment(deed, share)).await;
-        let killed = if victim == Victim::Atoll {
-            world.kill();
-            true
-        } else {
-            strike(subject.id.as_str(), victim, || asked.is_finished()).await
-        };
-        struck = killed.then_some(victim);
-        world.tally.count(match struck {
-            None => "nobody to kill",
-            Some(Victim::Atoll) => "Atoll killed",
-            Some(Victim::Keeper) => "keeper killed",
-            Some(Victim::Vmm) => "VMM killed",
-        });
+        struck = slay(world, victim, subject, || asked.is_finished()).await;
     }
     let answer = asked.await.map_err(|e| e.to_string())?;
     match struck {
@@ -144,6 +133,16 @@ async fn act(world: &mut World, plan: &Plan, deed: Deed, subject: &Subject, ask:
         _ => {}
     }
     Ok(Outcome { answer, struck })
+}
+
+/// Kills and counts it; none if there was nobody to kill any more.
+async fn slay(world: &mut World, victim: Victim, subject: &Subject, over: impl Fn() -> bool) -> Option<Victim> {
+    let killed = match victim {
+        Victim::Atoll => world.kill(),
+        Victim::Keeper | Victim::Vmm => strike(subject.id.as_str(), victim, over).await,
+    };
+    world.tally.count(if killed { victim.killed() } else { NOBODY });
+    killed.then_some(victim)
 }
 
 async fn facts(world: &World, subject: &Subject) -> Result<Option<SandboxFacts>, String> {
@@ -216,6 +215,7 @@ fn resumption(now: &SandboxFacts, subject: &Subject, mode: PauseMode) -> Ask {
 async fn resume(world: &mut World, plan: &Plan, subject: &Subject) -> Result<(), String> {
     let now = facts(world, subject).await?.ok_or("it is not there")?;
     let ask = resumption(&now, subject, PauseMode::Memory);
+    world.pace.goes_on();
     let outcome = act(world, plan, Deed::Resume, subject, ask).await?;
     let state = settled(world, subject, outcome.struck.filter(|_| outcome.answer.is_ok())).await?;
     allowed(Deed::Resume, &outcome, state)
@@ -224,6 +224,7 @@ async fn resume(world: &mut World, plan: &Plan, subject: &Subject) -> Result<(),
 /// Brings the sandbox back to work, and looks for what was acknowledged.
 async fn recovered(world: &mut World, subject: Subject, ack: u64) -> Result<Subject, String> {
     let state = settled(world, &subject, None).await?;
+    world.pace.goes_on();
     let again = async |mode| {
         let now = facts(world, &subject).await?.ok_or("it is not there")?;
         let ask = resumption(&now, &subject, mode);
@@ -241,6 +242,7 @@ async fn recovered(world: &mut World, subject: Subject, ack: u64) -> Result<Subj
                 .holds(ack, What::Disk)
                 .map_err(|e| format!("the disk alone: {e}"))?;
             guest::work(&guest).await?;
+            world.pace.forget();
         }
         State::Gone => {
             world.tally.count("replaced");
@@ -250,7 +252,7 @@ async fn recovered(world: &mut World, subject: Subject, ack: u64) -> Result<Subj
     }
     let ack = world.progress(&subject, ack).await?;
     if state != State::Running {
-        guest::look(&world.guest(&subject), ack).await?.holds(ack, What::All)?;
+        world.look(&subject, ack).await?;
     }
     Ok(subject)
 }
@@ -310,16 +312,18 @@ async fn copy(world: &mut World, plan: &Plan) -> Result<Subject, String> {
 }
 
 /// Both hold what was acknowledged before, and go on, each its own way.
-async fn apart(world: &World, subject: &Subject, copy: &Subject) -> Result<(), String> {
+async fn apart(world: &mut World, subject: &Subject, copy: &Subject) -> Result<(), String> {
     let since = world.kept.as_ref().map_or(0, |kept| kept.ack);
     let begun = guest::acknowledged(&world.guest(copy)).await?;
     // At once: most of it is waiting for an emulated processor, and there are several.
     let (theirs, ours) = tokio::try_join!(world.progress(copy, begun + 1), world.progress(subject, begun + 1))?;
     let (ours_now, theirs_now) = (world.guest(subject), world.guest(copy));
-    let (subject, copy) = tokio::try_join!(guest::look(&ours_now, since), guest::look(&theirs_now, since))?;
-    subject.holds(ours, What::All).map_err(|e| format!("what it was made of: {e}"))?;
-    copy.holds(theirs, What::All)?;
-    guest::parted(&subject, &copy)
+    let asked = Instant::now();
+    let (one, other) = tokio::try_join!(guest::look(&ours_now, since), guest::look(&theirs_now, since))?;
+    one.holds(ours, What::All).map_err(|e| format!("what it was made of: {e}"))?;
+    other.holds(theirs, What::All)?;
+    world.pace.follow(subject.id.as_str(), &one, asked).map_err(|e| format!("what it was made of: {e}"))?;
+    guest::parted(&one, &other)
 }
 
 /// Stops the host agent in an orderly way and starts it again.
@@ -327,19 +331,16 @@ async fn adopt(world: &mut World, plan: &Plan, subject: &Subject) -> Result<(), 
     let kill = plan.kill.filter(|kill| kill.deed == Deed::Adopt);
     let share = kill.map_or(0, |kill| kill.share);
     // In the first half while it stops, in the second while it starts.
-    let stopping = Plan { kill: kill.filter(|_| share < 500), ..*plan };
+    let stopping = Plan { kill: kill.filter(|_| share < STARTS), ..*plan };
     let mut outcome = act(world, &stopping, Deed::Adopt, subject, Ask::Stop { destroy: false }).await?;
     if outcome.struck != Some(Victim::Atoll) {
         world.gone().await?;
         world.spawn()?;
-        if let Some(kill) = kill.filter(|_| share >= 500) {
-            tokio::time::sleep(Duration::from_millis(u64::from(share - 500))).await;
+        if let Some(kill) = kill.filter(|_| share >= STARTS) {
+            tokio::time::sleep(Duration::from_millis(u64::from(share - STARTS))).await;
+            outcome.struck = slay(world, kill.victim, subject, || true).await;
             if kill.victim == Victim::Atoll {
-                world.kill();
                 world.spawn()?;
-                outcome.struck = Some(Victim::Atoll);
-            } else if strike(subject.id.as_str(), kill.victim, || true).await {
-                outcome.struck = Some(kill.victim);
             }
         }
         world.answers().await?;

@@ -1,8 +1,9 @@
 //! The programs in the guest, and what is asked of what they leave.
 //!
 //! How it works: `worker.py` numbers what it does; each number goes, with fresh randomness, into a synced file, one that is not synced, a
-//! database and over a connection, and only then into `/dev/shm/ack`. `checker.py` reads all of it back: a process beside it that lives
-//! through the same cycles and is asked over a port of the guest's; after a boot, when it is gone, a new one.
+//! database and over a connection, and only then into `/dev/shm/ack`. A thread of its counts beside all that, each count once into
+//! `/dev/shm/ticks` ([`crate::pace`]). `checker.py` reads all of it back: a process beside it that lives through the same cycles and is
+//! asked over a port of the guest's; after a boot, when it is gone, a new one.
 //!
 //! Deliberately absent: any trust in what the worker says besides its number.
 
@@ -30,10 +31,21 @@ struct Held {
     same: bool,
 }
 
+/// What is kept of the worker's ticks.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ticks {
+    /// How many there were.
+    pub(crate) last: u64,
+    in_order: bool,
+}
+
 /// What was found in a guest.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Found {
-    ack: u64,
+    /// The last number that was acknowledged.
+    pub(crate) ack: u64,
+    /// Read together with it.
+    pub(crate) ticks: Ticks,
     bad: String,
     integrity: String,
     plain: Held,
@@ -72,12 +84,15 @@ impl Found {
             fault(self.ack < ack, "the counter went back");
             fault(self.plain.last < ack.max(self.ack), "plain: acknowledged and lost");
             fault(!self.plain.in_order || !self.plain.same, "plain: a number is missing, twice, or another's");
+            fault(!self.ticks.in_order, "ticks: one is missing or twice");
         }
         if faults.is_empty() {
             return Ok(());
         }
-        let Self { ack: now, plain, durable, rows, .. } = self;
-        Err(format!("{faults:?}; acknowledged {ack}, now {now}; plain {plain:?}, durable {durable:?}, rows {rows:?}"))
+        let Self { ack: now, ticks, plain, durable, rows, .. } = self;
+        Err(format!(
+            "{faults:?}; acknowledged {ack}, now {now}; {ticks:?}, plain {plain:?}, durable {durable:?}, rows {rows:?}"
+        ))
     }
 }
 

@@ -4,6 +4,7 @@
 //! which is a process of its own ([`host`]). In half of the cycles somebody is killed at a random moment of a random one of these.
 //! All the while programs in the guest write, compute, count and talk ([`guest`]), and what they have told as done is looked for
 //! afterwards, once and in order. A sandbox whose VM was killed while it ran is replaced by one from the template made before.
+//! At the end the kills themselves are counted ([`kills`]): a run in which nobody died has shown nothing.
 //!
 //! `ATOLL_LONG_CYCLES` says how many (40), `ATOLL_LONG_SEED` which; a failure prints its seed, which draws the same plan again. The
 //! instant of a kill is drawn as a share of what the step last took, so where in the code it strikes is the machine's to say.
@@ -23,7 +24,9 @@ mod guest;
 mod host;
 #[path = "../shared/host_config.rs"]
 mod host_config;
+mod kills;
 mod machine;
+mod pace;
 mod plan;
 mod world;
 
@@ -56,8 +59,10 @@ fn nothing_is_lost_over_many_cycles() {
             }
         }
         println!("{}", world.tally);
+        let struck = kills::struck(&plans, &world.tally);
         let ended = world.end().await;
         assert!(outcome.is_ok(), "ATOLL_LONG_SEED={seed}: {}", outcome.unwrap_err());
         assert!(ended.is_ok(), "ATOLL_LONG_SEED={seed}: left behind: {}", ended.unwrap_err());
+        assert!(struck.is_ok(), "ATOLL_LONG_SEED={seed}: {}", struck.unwrap_err());
     });
 }

@@ -45,6 +45,29 @@ pub(crate) enum Victim {
     Vmm,
 }
 
+impl Victim {
+    pub(crate) const ALL: [Self; 3] = [Self::Atoll, Self::Keeper, Self::Vmm];
+    /// Atoll twice: it is what dies of its own mistakes.
+    const DRAWN: [Self; 4] = [Self::Atoll, Self::Atoll, Self::Keeper, Self::Vmm];
+
+    /// What the tally calls its death.
+    pub(crate) fn killed(self) -> &'static str {
+        match self {
+            Self::Atoll => "Atoll killed",
+            Self::Keeper => "keeper killed",
+            Self::Vmm => "VMM killed",
+        }
+    }
+
+    /// Of four kills so many are its own, on average.
+    pub(crate) fn share_of_four(self) -> u64 {
+        Self::DRAWN.iter().map(|drawn| u64::from(*drawn == self)).sum()
+    }
+}
+
+/// Up to this share of an [`Deed::Adopt`] the host agent is killed while it stops, then while it starts.
+pub(crate) const STARTS: u32 = 500;
+
 /// A kill.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kill {
@@ -52,6 +75,17 @@ pub(crate) struct Kill {
     pub(crate) victim: Victim,
     /// When, in thousandths of the time that the step took when it was last let alone.
     pub(crate) share: u32,
+}
+
+impl Kill {
+    /// Whether its victim may be gone by itself by then: what is paused has neither keeper nor VMM, and a host agent that stops ends.
+    pub(crate) fn may_miss(self) -> bool {
+        match (self.deed, self.victim) {
+            (Deed::Pause, Victim::Keeper | Victim::Vmm) => true,
+            (Deed::Adopt, Victim::Atoll) => self.share < STARTS,
+            _ => false,
+        }
+    }
 }
 
 /// A cycle.
@@ -67,11 +101,9 @@ impl Plan {
     /// Draws one; every second has a kill.
     pub(crate) fn draw(number: u64, random: &mut Random) -> Self {
         let deeds = [Deed::Pause, Deed::Resume, Deed::Snapshot, Deed::Create, Deed::Adopt];
-        // Atoll twice: it is what dies of its own mistakes.
-        let victims = [Victim::Atoll, Victim::Atoll, Victim::Keeper, Victim::Vmm];
         let snapshot_paused = random.below(3) == 0;
         let deed = deeds[usize::try_from(random.below(5)).unwrap()];
-        let victim = victims[usize::try_from(random.below(4)).unwrap()];
+        let victim = Victim::DRAWN[usize::try_from(random.below(4)).unwrap()];
         let share = u32::try_from(random.below(1050)).unwrap();
         let kill = (number % 2 == 1).then_some(Kill { deed, victim, share });
         Self { number, snapshot_paused, kill }

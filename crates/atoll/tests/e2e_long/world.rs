@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,11 +22,13 @@ use tokio::net::UnixStream;
 
 use crate::guest::{self, Guest};
 use crate::host::{Ask, DIRECTORY, SOCKET};
+use crate::pace::Pace;
 use crate::plan::Deed;
 
 /// Longest time of one call.
 const LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
+const SIGKILL: i32 = 9;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -69,6 +72,11 @@ impl Tally {
     pub(crate) fn count(&mut self, what: &'static str) {
         *self.0.entry(what).or_default() += 1;
     }
+
+    /// How often that happened.
+    pub(crate) fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Tally {
@@ -87,6 +95,8 @@ pub(crate) struct World {
     pub(crate) subject: Option<Subject>,
     pub(crate) kept: Option<Kept>,
     pub(crate) tally: Tally,
+    /// How the ticks of the sandbox of all cycles go.
+    pub(crate) pace: Pace,
     /// How long each step took when it was let alone.
     pub(crate) took: BTreeMap<&'static str, Duration>,
     /// What the cycle's time went into, and when the last part of it began.
@@ -104,6 +114,7 @@ impl World {
             subject: None,
             kept: None,
             tally: Tally::default(),
+            pace: Pace::default(),
             took: BTreeMap::new(),
             laps: Vec::new(),
             lap_began: Instant::now(),
@@ -145,13 +156,12 @@ impl World {
         answers.await
     }
 
-    /// `kill -9`.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may be dead already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+    /// `kill -9`; answers whether it died of that.
+    pub(crate) fn kill(&mut self) -> bool {
+        let Some(mut child) = self.child.take() else { return false };
+        // It may have ended already.
+        let _ = child.kill();
+        child.wait().is_ok_and(|status| status.signal() == Some(SIGKILL))
     }
 
     /// Waits for a process that was asked to stop.
@@ -226,6 +236,14 @@ impl World {
     /// Waits for the worker to have done more.
     pub(crate) async fn progress(&self, subject: &Subject, after: u64) -> Result<u64, String> {
         guest::progress(&self.guest(subject), after).await
+    }
+
+    /// Looks at the sandbox of all cycles: all that was acknowledged is there, and its ticks go as time does.
+    pub(crate) async fn look(&mut self, subject: &Subject, ack: u64) -> Result<(), String> {
+        let asked = Instant::now();
+        let found = guest::look(&self.guest(subject), ack).await?;
+        found.holds(ack, guest::Kept::All)?;
+        self.pace.follow(subject.id.as_str(), &found, asked)
     }
 
     pub(crate) fn note(&mut self, deed: Deed, took: Duration) {
