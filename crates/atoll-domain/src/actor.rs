@@ -23,7 +23,8 @@
 //! ```
 //!
 //! Destroy wins over everything: whatever is under way is called off and released, and a create that waits is told so.
-//! Whoever asks for what is under way already joins it, whoever asks for the opposite is refused with the state. A pause has one
+//! Whoever asks for what is under way already joins it, whoever asks for the opposite is refused with the state; a pause or a resume that
+//! is asked for while a template is made waits for the template's end ([`State::keeps_for_later`]). A pause has one
 //! point of no return: the generation is on disk and written down (`Committed`). Before it a failure, or being called off, lets
 //! the VM go on; after it the VM's end is wanted. A leave ends the actor, not the sandbox; what is half made is released first.
 //!
@@ -102,6 +103,15 @@ impl State {
                 | Self::Copying
                 | Self::CopyingPaused
         )
+    }
+
+    /// Whether what is asked is kept until the work under way has ended: a sandbox that a template is made of is afterwards as it was.
+    pub fn keeps_for_later(self, event: Event) -> bool {
+        match self {
+            Self::Copying => event == Event::Pause,
+            Self::CopyingPaused => event == Event::Resume,
+            _ => false,
+        }
     }
 
     /// For the refusal of what cannot be done now.

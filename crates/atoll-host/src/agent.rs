@@ -349,15 +349,29 @@ impl HostAgent {
     }
 
     async fn pause_all(&self) {
+        // From here on actors refuse resumes.
         self.shared.closing.store(true, Ordering::SeqCst);
-        let running: Vec<SandboxId> =
-            self.known().into_iter().filter(|f| f.state == HostSandboxState::Running).map(|f| f.id).collect();
-        let pauses = running.iter().map(|id| self.pause_by_host(id));
-        for (id, paused) in running.iter().zip(join_all(pauses).await) {
+        let known: Vec<SandboxId> = self.known().into_iter().map(|facts| facts.id).collect();
+        let pauses = known.iter().map(|id| self.pause_at_stop(id));
+        for (id, paused) in known.iter().zip(join_all(pauses).await) {
             if let Err(error) = paused {
                 tracing::error!(sandbox.id = %id, %error, "a sandbox could not be paused; it runs on");
             }
         }
+    }
+
+    /// Pauses what runs, also what is being taken over, resumed or copied at this moment; what does not run is as it should be.
+    async fn pause_at_stop(&self, id: &SandboxId) -> Result<(), HostError> {
+        let Some(mut handle) = self.handle(id) else { return Ok(()) };
+        // Only for its actor's answer, which comes after everything that it was asked before, and after an adoption: from then on
+        // its state is one that it has reached, or is on its way to.
+        let _ = self.sockets(id, false).await;
+        // A resume has deadlines of its own. An actor that has ended left nothing that runs.
+        let settled = handle.facts.wait_for(|facts| facts.state != HostSandboxState::Resuming).await;
+        if settled.is_ok_and(|facts| facts.state == HostSandboxState::Running) {
+            self.pause_by_host(id).await?;
+        }
+        Ok(())
     }
 
     /// Ends every sandbox, or leaves those that run, and awaits every task.

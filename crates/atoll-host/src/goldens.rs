@@ -251,4 +251,39 @@ mod tests {
         std::fs::write(&again.path, "cut").unwrap();
         assert!(Sizes::read(data.path()).of.is_empty());
     }
+
+    #[test]
+    fn whatever_a_golden_is_made_of_names_it() {
+        use atoll_domain::snapshot::Origin;
+        use atoll_keeper::spec::Accelerator;
+        let none = std::path::PathBuf::new;
+        let of = |[kernel, base, agent]: [u8; 3], vmm_version: &str, accelerator| {
+            let digest = |byte| Digest([byte; 32]);
+            let (template, path) = ("base".to_owned(), none());
+            let image = atoll_disk::Image { template, key: String::new(), digest: String::new(), path, bytes: 0 };
+            let (kernel, base, agent) = (digest(kernel), digest(base), digest(agent));
+            identity(&Ready {
+                kernel: none(),
+                initrd: none(),
+                image,
+                tree: none(),
+                accelerator,
+                tsc_khz: 1,
+                vmm_version: vmm_version.into(),
+                origin: Origin { kernel, base, agent, agent_version: "1".into() },
+            })
+        };
+        let tcg = || Accelerator::Tcg { tsc_khz: 1 };
+        let all = [
+            of([1, 2, 3], "7.2.22", tcg()),
+            of([9, 2, 3], "7.2.22", tcg()),
+            of([1, 9, 3], "7.2.22", tcg()),
+            of([1, 2, 9], "7.2.22", tcg()),
+            of([1, 2, 3], "7.2.23", tcg()),
+            of([1, 2, 3], "7.2.22", Accelerator::Kvm),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(all[..at].iter().all(|other| other.0 != one.0), "{at}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use atoll_domain::host::{Call, HostEvent, HostEventKind, SandboxSpec};
 use atoll_domain::record::Paused;
 use atoll_domain::recovery::Traces;
+use atoll_domain::snapshot::Platform;
 use atoll_domain::ttl::Limits;
 
 use crate::journal::{Base, Entry, Kept, Processes, Sources, boot_id, path};
@@ -129,6 +130,12 @@ impl History {
         step.unwrap_or(false)
     }
 
+    /// Whether the guest of the last start was told who it is: from then on somebody may know of its life.
+    pub(crate) fn was_introduced(&self) -> bool {
+        let newest = self.entries.iter().rev().find(|e| matches!(e, Entry::Boot { .. } | Entry::Repaired { .. }));
+        matches!(newest, Some(Entry::Repaired { .. }))
+    }
+
     /// What its guest's agent speaks, as far as that was written down.
     pub(crate) fn agent_protocol(&self) -> Option<u32> {
         self.entries.iter().rev().find_map(|entry| match entry {
@@ -143,6 +150,14 @@ impl History {
             Entry::Boot { sources, .. } => sources.as_ref(),
             _ => None,
         })
+    }
+
+    /// The machine that its guest was given with the last start.
+    pub(crate) fn platform(&self) -> Option<&Platform> {
+        self.entries.iter().rev().find_map(|entry| match entry {
+            Entry::Boot { platform, .. } => Some(platform.as_deref()),
+            _ => None,
+        })?
     }
 
     /// Its limits, with the number of the change that made them.
@@ -226,7 +241,7 @@ mod tests {
     }
 
     fn boot(attempt: u8) -> Entry {
-        Entry::Boot { attempt, sources: None }
+        Entry::Boot { attempt, sources: None, platform: None }
     }
 
     fn running() -> Entry {
@@ -390,18 +405,21 @@ mod tests {
         let object = Base::Object { id: ObjectId("o".into()) };
         let mut history = History { entries: vec![first()], foreign: false };
         for (entry, unnamed) in [
-            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, true),
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()), platform: None }, true),
             (running(), true),
-            (Entry::Boot { attempt: 2, sources: sources(Base::Empty) }, false),
-            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, true),
+            (Entry::Boot { attempt: 2, sources: sources(Base::Empty), platform: None }, false),
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()), platform: None }, true),
             (Entry::Repaired { protocol: Some(1) }, false),
-            (Entry::Boot { attempt: 1, sources: sources(object.clone()) }, false),
+            (Entry::Boot { attempt: 1, sources: sources(object.clone()), platform: None }, false),
         ] {
             history.entries.push(entry.clone());
             assert_eq!(history.traces().unnamed_copy, unnamed, "{entry:?}");
         }
-        let rewritten =
-            vec![first(), Entry::Paused(Box::new(kept(1))), Entry::Boot { attempt: 1, sources: sources(object) }];
+        let rewritten = vec![
+            first(),
+            Entry::Paused(Box::new(kept(1))),
+            Entry::Boot { attempt: 1, sources: sources(object), platform: None },
+        ];
         assert!(!History { entries: rewritten, foreign: false }.traces().unnamed_copy);
     }
 
@@ -433,15 +451,18 @@ mod tests {
         let repaired = Entry::Repaired { protocol: Some(1) };
         let mut history = History { entries: vec![first(), boot(1), running()], foreign: false };
         assert_eq!(history.fallen_back(), None, "it was being made");
-        for (entry, falls_back) in [
-            (repaired.clone(), false),
-            (Entry::Paused(Box::new(kept(1))), false),
-            (resuming, false),
-            (boot(1), false),
-            (running(), true),
-            (repaired, false),
+        assert!(!history.was_introduced());
+        for (entry, falls_back, introduced) in [
+            (repaired.clone(), false, true),
+            (Entry::Pausing { generation: "g".into() }, false, true),
+            (Entry::Paused(Box::new(kept(1))), false, true),
+            (resuming, false, true),
+            (boot(1), false, false),
+            (running(), true, false),
+            (repaired, false, true),
         ] {
             history.entries.push(entry.clone());
+            assert_eq!(history.was_introduced(), introduced, "{entry:?}");
             let kept = history.fallen_back();
             assert_eq!(kept.is_some(), falls_back, "{entry:?}");
             assert!(kept.is_none_or(|kept| kept.paused.generation.is_none() && !kept.diff));

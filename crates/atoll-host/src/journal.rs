@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use atoll_domain::host::{Call, HostEvent, SandboxSpec};
 use atoll_domain::objects::ObjectId;
 use atoll_domain::record::Paused;
-use atoll_domain::snapshot::{Digest, Origin};
+use atoll_domain::snapshot::{Digest, Origin, Platform};
 use atoll_domain::ttl::{Cause, Limits};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
@@ -55,6 +55,10 @@ pub(crate) enum Entry {
         /// What it is started from. Absent in journals of Atolls that could not pause.
         #[serde(default)]
         sources: Option<Sources>,
+        /// The machine that its guest is given, which a later Atoll may not give any more. Absent in journals of Atolls that took their
+        /// own for it.
+        #[serde(default)]
+        platform: Option<Box<Platform>>,
     },
     /// They run.
     Running(Processes),

@@ -49,7 +49,7 @@ impl HostAgent {
     /// Lets a paused sandbox go on; answers when its agent does.
     ///
     /// # Errors
-    /// No such sandbox, a state in which that cannot be, memory that cannot be used here, or damage.
+    /// No such sandbox, a state in which that cannot be, memory that cannot be used here, damage, or a host agent that is stopping.
     pub async fn resume(&self, call: Call, id: SandboxId, request: ResumeSandbox) -> Result<SandboxFacts, HostError> {
         self.ask(&id, |reply| Message::Resume { call, request, reply }).await
     }
@@ -57,14 +57,14 @@ impl HostAgent {
     /// Makes a snapshot template of a running or paused sandbox.
     ///
     /// # Errors
-    /// No such sandbox, a state in which that cannot be, no space, an agent that is busy.
+    /// No such sandbox, another life of it, a state in which that cannot be, no space, an agent that is busy.
     pub async fn make_template(
         &self,
-        _call: Call,
+        call: Call,
         id: SandboxId,
         request: MakeTemplate,
     ) -> Result<TemplateFacts, HostError> {
-        self.ask(&id, |reply| Message::Copy { request, reply }).await
+        self.ask(&id, |reply| Message::Copy { call, request, reply }).await
     }
 
     /// Drops a template; its files go with the last that rests on them.

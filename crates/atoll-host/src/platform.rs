@@ -95,7 +95,104 @@ fn host_cpu() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::net::Ipv4Addr;
+
+    use atoll_domain::{Incarnation, SandboxId};
+    use atoll_keeper::memory::Digest as KeeperDigest;
+    use atoll_keeper::spec::{Jail, Machine, Memory, Network, Start, VERSION, Verified};
+
     use super::*;
+
+    fn spec() -> KeeperSpec {
+        KeeperSpec {
+            version: VERSION,
+            sandbox: SandboxId::from_random([7; 16]),
+            incarnation: Incarnation::FIRST,
+            machine: Machine {
+                vcpus: 1,
+                memory_mb: 256,
+                accelerator: KeeperAccelerator::Tcg { tsc_khz: 2_100_000 },
+                base: "/cache/base.ext4".into(),
+                cow: "/data/one/cow.raw".into(),
+                cow_limit: 0,
+                memory: Memory::File { path: "/data/one/memory.raw".into() },
+                start: Start::Cold {
+                    kernel: "/cache/vmlinux".into(),
+                    initrd: "/cache/initramfs".into(),
+                    cmdline: String::new(),
+                },
+            },
+            network: Network {
+                netns: "/run/netns/one".into(),
+                void_netns: "/run/netns/void".into(),
+                tap: "tap0".into(),
+                guest_mac: "02:fc:00:00:00:02".into(),
+                gateway: Ipv4Addr::new(172, 16, 0, 1),
+                resolvers: Vec::new(),
+            },
+            jail: Jail {
+                tree: "/cache/tree".into(),
+                program: "/usr/bin/qemu-system-x86_64".into(),
+                uid: 2_000_000,
+                keeper_cgroups: Vec::new(),
+                vmm_cgroups: Vec::new(),
+            },
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut KeeperSpec)) -> Digest {
+        let mut spec = spec();
+        change(&mut spec);
+        devices(&spec)
+    }
+
+    #[test]
+    fn whatever_changes_the_virtual_machine_is_another_arrangement() {
+        let all = [
+            devices(&spec()),
+            changed(|spec| spec.machine.vcpus = 2),
+            changed(|spec| spec.machine.memory_mb = 512),
+            // It has a clock chip beside the rest.
+            changed(|spec| spec.machine.accelerator = KeeperAccelerator::Kvm),
+            changed(|spec| spec.network.guest_mac = "02:fc:00:00:00:03".into()),
+        ];
+        assert_eq!(HashSet::from(all).len(), all.len(), "{all:?}");
+    }
+
+    #[test]
+    fn another_sandbox_of_the_same_shape_has_the_same_arrangement_however_it_begins() {
+        let cases: [(&str, fn(&mut KeeperSpec)); 8] = [
+            ("name", |spec| spec.sandbox = SandboxId::from_random([8; 16])),
+            ("directory", |spec| {
+                spec.machine.cow = "/data/two/cow.raw".into();
+                spec.machine.memory = Memory::Sealed;
+            }),
+            ("image", |spec| spec.machine.base = "/cache/other.ext4".into()),
+            ("kernel", |spec| {
+                let (kernel, initrd) = ("/other/vmlinux".into(), "/other/initramfs".into());
+                spec.machine.start = Start::Cold { kernel, initrd, cmdline: "extra=1".into() };
+            }),
+            ("restore", |spec| {
+                let state = Verified { path: "/data/two/state".into(), digest: KeeperDigest([1; 32]) };
+                spec.machine.start = Start::Restore { state, diff: None };
+            }),
+            ("clock", |spec| spec.machine.accelerator = KeeperAccelerator::Tcg { tsc_khz: 3_000_000 }),
+            ("network", |spec| {
+                spec.network.netns = "/run/netns/two".into();
+                spec.network.tap = "tap1".into();
+            }),
+            ("jail", |spec| {
+                spec.jail.tree = "/other/tree".into();
+                spec.jail.program = "/other/qemu".into();
+                spec.jail.uid = 2_000_001;
+            }),
+        ];
+        let one = devices(&spec());
+        for (what, change) in cases {
+            assert_eq!(changed(change), one, "{what}");
+        }
+    }
 
     #[test]
     fn a_version_is_the_word_after_version_and_nothing_else() {

@@ -37,10 +37,15 @@ pub(crate) struct Ready {
 
 impl Ready {
     pub(crate) fn isolation(&self) -> Isolation {
-        match self.accelerator {
-            Accelerator::Kvm => Isolation::Hardware,
-            Accelerator::Tcg { .. } => Isolation::Emulated,
-        }
+        isolation(&self.accelerator)
+    }
+}
+
+/// What a guest under this accelerator is kept apart by.
+pub(crate) fn isolation(accelerator: &Accelerator) -> Isolation {
+    match accelerator {
+        Accelerator::Kvm => Isolation::Hardware,
+        Accelerator::Tcg { .. } => Isolation::Emulated,
     }
 }
 

@@ -4,7 +4,8 @@
 //! it is claimed with a number greater than any before, and gives token and environment back. A keeper that cannot be
 //! reached, or keeps something else than was written down, has ended as far as this sandbox goes; what is left of it is
 //! killed by the release. One that speaks a newer protocol, or was started from a newer spec, or whose agent is newer, is left
-//! running, and so is one that cannot be claimed or repaired now: nothing that may live is ended on a guess.
+//! running, and so is one that cannot be claimed now: nothing that may live is ended on a guess. User code that stood still for that
+//! Atoll goes on, if need be later; a start that nobody was told of has the time that starts have.
 //!
 //! Its slot is claimed again before that, as the claims may have been wiped. One whose VM ended in a resume that had not come to its
 //! end is paused again, with its disk alone.
@@ -17,13 +18,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_domain::admission::may_go_on;
-use atoll_domain::host::{HostError, HostEventKind, SandboxSecrets};
-use atoll_keeper::client::{ClientError, Connected, KeeperProcess, connect};
+use atoll_domain::host::{HostError, HostEventKind, Isolation, SandboxSecrets};
+use atoll_keeper::client::{ClientError, Connected, KeeperClient, KeeperProcess, connect};
 use atoll_keeper::protocol::State;
 use atoll_keeper::{KeeperError, KeeperSpec};
 use atoll_net::NetError;
 use nix::errno::Errno;
 
+use super::going_on::{self, Thawing};
 use super::vmm::{self, Alive};
 use super::work::{Adoption, Context, Finished};
 use crate::Step;
@@ -32,7 +34,7 @@ use crate::dial::Sockets;
 use crate::error::{failed, join_failed};
 use crate::history::History;
 use crate::journal::{self, Base, Entry, Processes};
-use crate::recovery;
+use crate::{ready, recovery};
 
 /// Said of a VM that is stopped because its disk is full.
 pub(super) const DISK_FULL: &str = "disk_full";
@@ -68,13 +70,14 @@ async fn fall_back(context: &Context, why: String) -> Adoption {
 
 async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     let started = Instant::now();
-    match KeeperSpec::read(&context.dir) {
+    let isolation = match KeeperSpec::read(&context.dir) {
         Err(error @ KeeperError::SpecVersion { found, known }) if found > known => {
             return Err(Adoption::TooNew(error.to_string()));
         }
-        // The keeper read it long ago; what it says of itself is what counts.
-        Ok(_) | Err(_) => {}
-    }
+        Ok(spec) => ready::isolation(&spec.machine.accelerator),
+        // The keeper read it long ago; what it says of itself is what counts. It may be the slower kind.
+        Err(_) => Isolation::Emulated,
+    };
     let dir = context.dir.clone();
     let history = tokio::task::spawn_blocking(move || History::read(&dir)).await;
     let history = history.map_err(|e| Adoption::Failed(join_failed(e)))?.map_err(|e| Adoption::Failed(failed(&e)))?;
@@ -105,22 +108,32 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
             Context::note_plan(facts, plan);
         }
     });
+    let secrets = Arc::new(secrets);
+    let context = &Context { secrets: Some(Arc::clone(&secrets)), ..context.clone() };
+    let sockets = Sockets::new(connected.client.clone());
+    let mut thawing = Thawing::none();
     if history.needs_repair() {
-        repair(context, &connected, &secrets).await?;
+        go_on(context, &connected.client).await?;
+        if history.was_introduced() {
+            thawing = thawed(context, &sockets).await;
+        } else {
+            introduce(context, &connected.client, &sockets, isolation).await?;
+        }
     }
     tidy(context, &history).await;
     let base = adopt_base(context, &connected, &history).await;
-    let sockets = Sockets::new(connected.client.clone());
     let alive = Alive::new(connected, process, sockets, shared.data.root(), halted).mapped_from(base);
-    Ok(Adoption::Done(Box::new(alive), secrets.into()))
+    Ok(Adoption::Done(Box::new(alive), secrets, thawing))
 }
 
 /// An earlier Atoll died while user code stood still for it, or before a guest that had just come up knew who it is. What the
-/// keeper does for that Atoll is waited for; then the guest goes on and is told.
-async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecrets) -> Result<(), Adoption> {
-    let keeper = &connected.client;
+/// keeper does for that Atoll is waited for; then the guest goes on.
+async fn go_on(context: &Context, keeper: &KeeperClient) -> Result<(), Adoption> {
     let state = loop {
         let state = keeper.state().await.map_err(gone)?;
+        if let Some(status) = state.exited {
+            return Err(Adoption::Ended(super::exit_reason(status)));
+        }
         let no_space = state.stopped.as_deref() == Some(DISK_FULL);
         match state.busy {
             Some(_) => tokio::time::sleep(BUSY_POLL).await,
@@ -132,17 +145,48 @@ async fn repair(context: &Context, connected: &Connected, secrets: &SandboxSecre
         }
     };
     if state.stopped.is_some() || state.run_state == "paused" {
-        keeper.resume().await.map_err(gone)?;
+        let Err(error) = keeper.resume().await else { return Ok(()) };
+        // One whose VMM ended this moment has refused.
+        let exited = keeper.state().await.map_err(gone)?.exited;
+        return Err(exited.map_or_else(|| gone(error), |status| Adoption::Ended(super::exit_reason(status))));
     }
-    let ready = context.shared.ready().await.map_err(Adoption::Failed)?;
-    let sockets = Sockets::new(keeper.clone());
-    let agent = vmm::agent(&sockets, Some(&secrets.token));
-    let answers = vmm::answers("adoption", &ready, &context.spec.id, &sockets, keeper);
-    let protocol = Some(answers.await.map_err(Adoption::Failed)?);
+    Ok(())
+}
+
+/// Lets user code go on. Its owner may know it for long, so an agent that does not answer now is asked again beside whatever comes next.
+async fn thawed(context: &Context, sockets: &Sockets) -> Thawing {
+    let thawed = async {
+        going_on::thaw(context, &vmm::agent(sockets, context.token())).await?;
+        context.journal(Entry::Repaired { protocol: None }).await
+    };
+    match thawed.await {
+        Ok(()) => Thawing::none(),
+        Err(error) => {
+            tracing::warn!(sandbox.id = %context.spec.id, %error, "an agent did not thaw user code; it is asked again");
+            Thawing::begin(context.clone(), sockets.clone())
+        }
+    }
+}
+
+/// Tells a guest that came up, or comes up, for an Atoll that is gone who it is. One that does not answer in the time that a start has is
+/// given up as that Atoll would have done: nobody was told of it.
+async fn introduce(
+    context: &Context,
+    keeper: &KeeperClient,
+    sockets: &Sockets,
+    isolation: Isolation,
+) -> Result<(), Adoption> {
+    let not_up = |error: HostError| ended(&format!("it did not come up: {error}"));
+    let answered = vmm::protocol("adoption", isolation, &context.spec.id, sockets, keeper).await.map_err(not_up)?;
+    let protocol = vmm::understood(answered).map_err(Adoption::TooNew)?;
+    Step::Init.before();
     let life = crate::generation::fresh_id().map_err(Adoption::Failed)?;
+    let secrets = context.secrets.as_deref().ok_or_else(|| ended("the secrets are not there"))?;
     let identity = vmm::identity(context, secrets, Some(life)).map_err(Adoption::Failed)?;
-    agent.init(&identity).await.map_err(|e| Adoption::Failed(failed(&e)))?;
-    context.journal(Entry::Repaired { protocol }).await.map_err(Adoption::Failed)
+    let agent = vmm::agent(sockets, context.token());
+    vmm::introduce(&agent, &identity, keeper).await.map_err(not_up)?;
+    Step::Init.after();
+    context.journal(Entry::Repaired { protocol: Some(protocol) }).await.map_err(Adoption::Failed)
 }
 
 /// What a pause had begun to write, or a resume had been made of: neither is the sandbox.

@@ -21,8 +21,8 @@ use atoll_domain::snapshot::{Digest, FORMAT, Manifest, Part, Parts, Platform};
 use atoll_guest_client::PrepareRequest;
 use atoll_keeper::KeeperError;
 use atoll_keeper::client::{DIFF_FILE, SnapshotFiles};
-use atoll_keeper::memory::Digest as KeeperDigest;
 use atoll_keeper::memory::flatten::flatten_while;
+use atoll_keeper::memory::{Digest as KeeperDigest, digest_of};
 use atoll_keeper::protocol::{Event, Snapshot, Then};
 use tokio::time::timeout;
 
@@ -61,9 +61,8 @@ pub(super) async fn of_running(
 ) -> Finished {
     let result = once(&context, &order, async |object, path| {
         let (sources, taken, stood_still) = take(&context, &mut alive, &object, path, &mut thawing).await?;
-        let ready = context.shared.ready().await?;
         let parts = Raw {
-            platform: context.platform(&ready, &sources),
+            platform: pausing::platform(&context, &sources).await?,
             state: Part { bytes: taken.state_bytes, digest: Digest(taken.state_digest.0) },
             diff: Some((path.join(DIFF_FILE), Digest(taken.diff_digest.0))),
             sources,
@@ -112,7 +111,7 @@ pub(super) async fn of_paused(
         let copied = tokio::task::spawn_blocking(move || {
             let manifest = generation::manifest(&dir, &generation, &shared.signer)?;
             let from = generation::path(&dir, &generation);
-            atoll_disk::copy_disk_lasting(&from.join(STATE), &to.join(STATE)).map_err(from_disk)?;
+            copy_state(&from.join(STATE), &to.join(STATE), &manifest)?;
             atoll_disk::copy_disk_lasting(&dir.join("cow.raw"), &to.join(DISK)).map_err(from_disk)?;
             Ok::<_, HostError>((manifest, from))
         });
@@ -132,6 +131,17 @@ pub(super) async fn of_paused(
     Finished::Copied(CopyOutcome { alive: None, kept: Some(Box::new(kept)), result, thawing, ended: None })
 }
 
+/// Copies a device state, and looks at the copy: it is signed again, so nobody would see later that it was damaged before.
+fn copy_state(from: &Path, to: &Path, manifest: &Manifest) -> Result<(), HostError> {
+    atoll_disk::copy_disk_lasting(from, to).map_err(from_disk)?;
+    let (digest, bytes) = digest_of(&open(to)?).map_err(from_keeper)?;
+    let is = Part { bytes, digest: Digest(digest.0) };
+    if manifest.parts.state == Some(is) {
+        return Ok(());
+    }
+    Err(HostError::Damaged("the device state is not what the manifest says".into()))
+}
+
 /// Runs `fill` on a fresh object, which becomes the template if that ends well. One that is there already is answered.
 async fn once(
     context: &Context,
@@ -148,6 +158,11 @@ async fn once(
     let template = Holder::Template { id: order.template.clone() };
     if let Some(id) = shared.objects.of(&template) {
         return Ok(facts(objects::allocated(&shared.objects.path(&id))?, 0));
+    }
+    if !context.spec.own.is_empty() {
+        // Its kernel or image goes with it, and would be missing under every copy.
+        let state = "started from files of its owner's, and a snapshot would outlive them".into();
+        return Err(HostError::WrongState { state });
     }
     let permit = async {
         let permit = shared.pauses.acquire().await;
@@ -179,11 +194,6 @@ async fn take(
     path: &Path,
     thawing: &mut Thawing,
 ) -> Result<(Sources, Snapshot, u64), HostError> {
-    if !context.spec.own.is_empty() {
-        // Its kernel or image goes with it, and would be missing under every copy.
-        let state = "started from files of its owner's, and a snapshot would outlive them".into();
-        return Err(HostError::WrongState { state });
-    }
     let sources = pausing::sources(context).await?;
     // Whoever takes the sandbox over from an Atoll that dies from here on must let it go on.
     context.journal(Entry::Copying { object: object.clone() }).await?;

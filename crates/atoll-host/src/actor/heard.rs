@@ -95,9 +95,10 @@ impl Actor {
                 self.follow();
                 Event::Booted
             }
-            Finished::Adopted(Adoption::Done(alive, secrets)) => {
+            Finished::Adopted(Adoption::Done(alive, secrets, thawing)) => {
                 tracing::info!(sandbox.id = %self.id(), "took a running sandbox over");
                 self.secrets.send_replace(Some(secrets));
+                self.thawing = thawing;
                 self.alive = Some(*alive);
                 self.limits.go_on(&self.dir);
                 self.follow();

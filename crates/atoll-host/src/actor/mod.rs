@@ -3,7 +3,7 @@
 //! How it works: a task that takes messages from a bounded mailbox, lets `atoll_domain::actor` decide, and carries the effects out:
 //! preparing ([`prepare`]), booting ([`boot`]), adopting ([`adopt`]), pausing ([`pausing`]), resuming ([`resuming`]), copying
 //! ([`copying`]), giving back ([`release`]). At most one such piece of work runs at a time, inside this task, while messages are
-//! still taken; it can be called off. Who waits is told when it ends ([`waiting`]). Its limits are kept here ([`limits`]).
+//! still taken ([`mailbox`]); it can be called off. Who waits is told when it ends ([`waiting`]). Its limits are kept here ([`limits`]).
 //!
 //! ```text
 //!   HostAgent ──Message──> mailbox ──> step(state, event) ──effects──> work ──ends in an event──┐
@@ -22,11 +22,13 @@ mod going_on;
 pub(crate) mod golden;
 mod heard;
 mod limits;
+mod mailbox;
 mod pausing;
 mod prepare;
 mod reach;
 pub(crate) mod release;
 mod resuming;
+mod shown;
 mod usage;
 mod vmm;
 mod waiting;
@@ -35,15 +37,15 @@ mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use atoll_domain::actor::{Effect, Event, Origin, State, begin, step};
 use atoll_domain::host::{
-    Call, Destroyed, GuestToken, HostError, HostSandboxState, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts,
-    SandboxSecrets, SandboxSpec, TemplateFacts,
+    Call, Destroyed, GuestToken, HostError, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts, SandboxSecrets,
+    SandboxSpec, TemplateFacts,
 };
 use atoll_domain::record::Paused;
-use atoll_domain::{Incarnation, SandboxId, ttl};
+use atoll_domain::{SandboxId, ttl};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +56,10 @@ use flattening::Flattening;
 use going_on::Thawing;
 use heard::exit_reason;
 use limits::Limits;
+use mailbox::Mailbox;
 use release::Why;
+pub(crate) use shown::unread_facts;
+use shown::{first_facts, shown};
 use usage::Usage;
 use vmm::Alive;
 use waiting::Waiting;
@@ -86,7 +91,7 @@ pub(crate) enum Message {
     /// Let it go on.
     Resume { call: Call, request: ResumeSandbox, reply: Reply<SandboxFacts> },
     /// Make a template of it.
-    Copy { request: MakeTemplate, reply: Reply<TemplateFacts> },
+    Copy { call: Call, request: MakeTemplate, reply: Reply<TemplateFacts> },
     /// New limits.
     Lifetime(ttl::Limits, Reply<()>),
     /// It was used.
@@ -125,7 +130,7 @@ pub(crate) struct Actor {
     inherited: Option<GuestToken>,
     secrets: watch::Sender<Option<Arc<SandboxSecrets>>>,
     dir: PathBuf,
-    mailbox: mpsc::Receiver<Message>,
+    mailbox: Mailbox,
     facts: watch::Sender<SandboxFacts>,
     waiting: Waiting,
     limits: Limits,
@@ -181,7 +186,7 @@ impl Actor {
             inherited: None,
             secrets,
             dir,
-            mailbox,
+            mailbox: Mailbox::new(mailbox),
             facts,
             waiting: Waiting::new(created),
             alive: None,
@@ -246,7 +251,7 @@ impl Actor {
                 () = &mut self.usage, if running || state == State::Copying => None,
                 never = &mut self.thawing, if running => match never {},
                 heard = heard::next(&mut self.alive), if running => self.heard(heard).await,
-                message = self.mailbox.recv() => self.message(message, state).await,
+                message = self.mailbox.next(state) => self.message(message, state).await,
                 flat = self.flattening.done(), if state == State::Paused => {
                     self.flattened(flat);
                     None
@@ -275,7 +280,7 @@ impl Actor {
         self.shared.forget(self.id());
         // Whoever asked meanwhile finds nothing left, which is what they asked for.
         self.mailbox.close();
-        while let Some(message) = self.mailbox.recv().await {
+        while let Some(message) = self.mailbox.next(state).await {
             self.message(Some(message), state).await;
             if state == State::Gone {
                 self.waiting.destroyed(&Ok(Destroyed::Done));
@@ -297,10 +302,15 @@ impl Actor {
                 Some(Event::Destroy)
             }
             Message::Pause { call, mode, reply } => self.waiting.ask_pause(state, &self.call, call, mode, reply),
+            Message::Resume { reply, .. } if self.shared.closing.load(Ordering::SeqCst) => {
+                // The asker has gone.
+                let _ = reply.send(Err(HostError::Unavailable("the host agent is stopping".into())));
+                None
+            }
             Message::Resume { call, request, reply } => {
                 self.waiting.ask_resume(state, &self.call, call, request, reply)
             }
-            Message::Copy { request, reply } => Some(self.waiting.ask_copy(request, reply)),
+            Message::Copy { call, request, reply } => self.waiting.ask_copy(&self.call, &call, request, reply),
             Message::Lifetime(limits, reply) => {
                 // The asker has gone.
                 let _ = reply.send(self.set_lifetime(state, limits).await);
@@ -455,43 +465,5 @@ fn rest_on(shared: &Shared, id: &SandboxId, base: Option<&Base>) -> Result<(), H
         Some(Base::Own { .. } | Base::Empty) | None => {
             shared.objects.release(&crate::shared::rests(id)).map_err(|e| crate::error::failed(&e))
         }
-    }
-}
-
-/// What others are told of a state.
-fn shown(state: State) -> HostSandboxState {
-    match state {
-        State::Preparing | State::Booting(_) | State::Adopting | State::Refused => HostSandboxState::Starting,
-        State::Running | State::Copying | State::Left => HostSandboxState::Running,
-        State::Pausing | State::Settling => HostSandboxState::Pausing,
-        State::Paused | State::CopyingPaused => HostSandboxState::Paused,
-        State::Resuming => HostSandboxState::Resuming,
-        State::Cancelling | State::Releasing | State::Gone => HostSandboxState::Stopping,
-        // Seen in the host's list, so that whoever compares it with the records destroys it again.
-        State::Stuck => HostSandboxState::Stuck,
-    }
-}
-
-/// Said of one that has no actor, because its journal cannot be read.
-pub(crate) fn unread_facts(id: &SandboxId, dir: &std::path::Path) -> SandboxFacts {
-    first_facts(Incarnation::FIRST, id, dir)
-}
-
-fn first_facts(incarnation: Incarnation, id: &SandboxId, dir: &std::path::Path) -> SandboxFacts {
-    SandboxFacts {
-        id: id.clone(),
-        incarnation,
-        state: HostSandboxState::Starting,
-        directory: dir.display().to_string(),
-        keeper_pid: None,
-        vmm_pid: None,
-        netns: None,
-        interface: None,
-        host_ip: None,
-        guest_ip: None,
-        uid: None,
-        paused: None,
-        limits: ttl::Limits::default(),
-        phases: Vec::new(),
     }
 }

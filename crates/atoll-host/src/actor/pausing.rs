@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use atoll_domain::host::{HostError, HostEventKind, PauseMode};
 use atoll_domain::record::Paused;
-use atoll_domain::snapshot::{Digest, FORMAT, Manifest, Part, Parts};
+use atoll_domain::snapshot::{Digest, FORMAT, Manifest, Part, Parts, Platform};
 use atoll_domain::ttl::Cause;
 use atoll_guest_client::{GuestClient, PrepareRequest};
 use atoll_keeper::client::{ClientError, SnapshotFiles};
@@ -133,6 +133,14 @@ pub(super) async fn sources(context: &Context) -> Result<Sources, HostError> {
     history.sources().cloned().ok_or_else(none)
 }
 
+/// The machine that its guest was given with its last start, maybe by an earlier Atoll on another VMM.
+pub(super) async fn platform(context: &Context, sources: &Sources) -> Result<Platform, HostError> {
+    match context.history().await?.platform() {
+        Some(platform) => Ok(platform.clone()),
+        None => Ok(context.platform(&*context.shared.ready().await?, sources)),
+    }
+}
+
 /// User code stands still, or the agent is not waited for.
 async fn freeze(agent: &GuestClient) -> bool {
     Step::Freeze.before();
@@ -205,7 +213,6 @@ async fn manifest(
     snapshot: &Snapshot,
     quiesced: bool,
 ) -> Result<Manifest, HostError> {
-    let ready = context.shared.ready().await?;
     let part = |bytes: u64, digest: atoll_keeper::memory::Digest| Part { bytes, digest: Digest(digest.0) };
     let memory_bytes = u64::from(context.spec.shape.memory_mb) << 20;
     let memory_base = match &sources.base {
@@ -221,7 +228,7 @@ async fn manifest(
         created_at: crate::clock::now().wall,
         shape: context.spec.shape,
         template: context.spec.template.clone(),
-        platform: context.platform(&ready, sources),
+        platform: platform(context, sources).await?,
         origin: sources.origin.clone(),
         parts: Parts {
             state: Some(part(snapshot.state_bytes, snapshot.state_digest)),

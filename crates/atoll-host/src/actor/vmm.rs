@@ -130,10 +130,11 @@ async fn write_spec(context: &Context, ready: Arc<Ready>, beginning: Beginning) 
     let (shared, spec, dir) = (Arc::clone(&context.shared), context.spec.clone(), context.dir.clone());
     let written = tokio::task::spawn_blocking(move || {
         let Beginning { attempt, incarnation, sources, start, .. } = beginning;
+        let platform = Some(Box::new(platform(&shared, &spec, &dir, &ready, &sources)));
         let place = place(&shared, &spec)?;
         let keeper_spec = keeper_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start, place);
         let write = || {
-            Journal::open(&dir)?.write(&Entry::Boot { attempt, sources: Some(sources) })?;
+            Journal::open(&dir)?.write(&Entry::Boot { attempt, sources: Some(sources), platform })?;
             let text = serde_json::to_vec(&keeper_spec)?;
             Step::Spec.before();
             // Its one reader is the keeper that is started next.
@@ -335,9 +336,21 @@ pub(super) async fn answers(
     sockets: &Sockets,
     keeper: &KeeperClient,
 ) -> Result<u32, HostError> {
+    let protocol = protocol(what, ready.isolation(), id, sockets, keeper).await?;
+    understood(protocol).map_err(HostError::Failed)
+}
+
+/// The same of an agent that may be newer than this Atoll.
+pub(super) async fn protocol(
+    what: &str,
+    isolation: Isolation,
+    id: &SandboxId,
+    sockets: &Sockets,
+    keeper: &KeeperClient,
+) -> Result<u32, HostError> {
     let limits = Limits { dial: DIAL_LIMIT, head: HEAD_LIMIT, ..Limits::default() };
     let agent = &GuestClient::new(eagerly(dial(sockets, limits.dial)), None).with_limits(limits);
-    let limit = match ready.isolation() {
+    let limit = match isolation {
         Isolation::Hardware => BOOT_LIMIT,
         Isolation::Emulated => EMULATED_BOOT_LIMIT,
     };
@@ -355,7 +368,7 @@ pub(super) async fn answers(
 async fn dial_until(id: &SandboxId, agent: &GuestClient, keeper: &KeeperClient) -> Result<u32, HostError> {
     loop {
         if let Ok(health) = agent.health().await {
-            return understood(health.protocol).map_err(HostError::Failed);
+            return Ok(health.protocol);
         }
         let state = keeper.state().await.map_err(from_client)?;
         if let Some(status) = state.exited {

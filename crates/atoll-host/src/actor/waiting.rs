@@ -113,13 +113,24 @@ impl Waiting {
         Some(Event::Resume)
     }
 
-    /// Somebody wants a template of it.
-    pub(super) fn ask_copy(&mut self, request: MakeTemplate, reply: Reply<TemplateFacts>) -> Event {
+    /// Somebody wants a template of it. The call bears the life that runs or was paused; one of another is refused here.
+    pub(super) fn ask_copy(
+        &mut self,
+        current: &Call,
+        call: &Call,
+        request: MakeTemplate,
+        reply: Reply<TemplateFacts>,
+    ) -> Option<Event> {
+        if call.incarnation != current.incarnation {
+            // The asker has gone.
+            let _ = reply.send(Err(other_life(current)));
+            return None;
+        }
         if self.copies.is_empty() {
             self.copy = Some(request);
         }
         self.asker = Some(Asker::Copy(reply));
-        Event::Copy
+        Some(Event::Copy)
     }
 
     pub(super) fn destroy(&mut self, reply: Reply<Destroyed>) {

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::copying::CopyOutcome;
+use super::going_on::Thawing;
 use super::pausing::PauseOutcome;
 use super::vmm::{self, Alive};
 use crate::error::{failed, join_failed};
@@ -47,8 +48,8 @@ pub(super) enum Finished {
 
 /// What came of claiming an earlier Atoll's keeper.
 pub(super) enum Adoption {
-    /// It is ours; with what it held in its memory.
-    Done(Box<Alive>, Arc<SandboxSecrets>),
+    /// It is ours; with what it held in its memory, and its user code, if that still stands still.
+    Done(Box<Alive>, Arc<SandboxSecrets>, Thawing),
     /// It is newer than this Atoll.
     TooNew(String),
     /// It, or its VMM, has ended.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_api::{CreateSandboxRequest, ErrorCode, ModeRequest};
+use atoll_api::{CreateSandboxRequest, CreateSnapshotRequest, ErrorCode, ModeRequest};
 use atoll_testkit::eventually;
 
 use crate::guest::{Guest, program, small};
@@ -98,7 +98,12 @@ async fn a_kernel_of_ones_own_outlives_atoll_and_a_pause() {
     let client = again.local();
     let read = async || client.exec(guest.id(), &program(&["cat", "/root/file"])).await.unwrap().stdout;
     assert_eq!(read().await, "kept\n");
+    // A template would need the kernel when the sandbox is gone.
+    let order = CreateSnapshotRequest { sandbox_id: guest.id().to_owned(), name: Some("own".into()) };
+    let template = async || client.create_snapshot(&order, false).await.unwrap_err().code();
+    assert_eq!(template().await, Some(ErrorCode::Conflict));
     client.pause(guest.id(), &ModeRequest { mode: None }).await.unwrap();
+    assert_eq!(template().await, Some(ErrorCode::Conflict), "of a paused one, too");
     client.resume(guest.id(), &ModeRequest { mode: Some("disk".into()) }).await.unwrap();
     assert_eq!(read().await, "kept\n", "it boots with the kernel that it was given");
     client.destroy(guest.id()).await.unwrap();

@@ -1,4 +1,8 @@
 //! Templates of sandboxes, goldens, and what is made from them.
+//!
+//! How it works: programs and files in the guests tell a copy from what it is a copy of; what is left on the disk is counted.
+//!
+//! Deliberately absent: when goldens are made again ([`crate::goldens`]), and what a copy must not share ([`crate::forks`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +10,7 @@ use atoll_control::ports::HostDriver as _;
 use atoll_domain::host::{HostError, PauseMode};
 use atoll_host::OnExit;
 
-use crate::scene::Scene;
+use crate::scene::{Scene, another_agent};
 
 const WHO: &str = "cat /etc/machine-id /proc/sys/kernel/hostname; cat /proc/sys/kernel/random/boot_id";
 
@@ -92,7 +96,7 @@ async fn a_sandbox_is_reached_while_a_template_is_made_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_create_restores_a_golden_and_outlives_it() {
     let scene = Scene::with_goldens("1x256").await;
-    atoll_testkit::eventually("a golden", || async {
+    atoll_testkit::patiently(atoll_testkit::BOOTS, "a golden", || async {
         (scene.objects().len() == 1 && scene.sandboxes() == 0).then_some(())
     })
     .await;
@@ -117,10 +121,9 @@ async fn a_create_restores_a_golden_and_outlives_it() {
     sandbox.pause(PauseMode::Memory).await;
     let (id, life, request) = (sandbox.id.clone(), sandbox.life, sandbox.request.clone());
     drop((sandbox, larger, cold));
-    // Another agent (what follows an ELF file is not of it), and no golden is wanted any more; what rests on the old ones goes on.
-    let other: &'static [u8] = Vec::leak([crate::embedded::GUEST, b"another"].concat());
-    let scene = scene.restart_with(OnExit::Keep, "", other).await;
-    atoll_testkit::eventually("the golden to be dropped", || async { scene.has_no_golden().then_some(()) }).await;
+    // Another agent, and no room for goldens any more, though they are wanted; what rests on the old ones goes on.
+    let scene = scene.restart_with(OnExit::Keep, "1x256", 0, another_agent()).await;
+    atoll_testkit::eventually("the golden to be dropped", || async { scene.goldens().is_empty().then_some(()) }).await;
     let mut sandbox = scene.again(id, life, request);
     sandbox.resume(PauseMode::Memory).await;
     assert_eq!(sandbox.sh("sha256sum < /dev/shm/a").await, sum);
@@ -131,6 +134,7 @@ async fn a_create_restores_a_golden_and_outlives_it() {
     }
     let left = scene.allocated();
     assert!(left < 1024 * 1024 && scene.objects().is_empty(), "{left} bytes are left");
+    assert_eq!(scene.sandboxes(), 0, "a golden is booted that has no room");
     drop(sandbox);
     scene.end().await;
 }

@@ -45,7 +45,7 @@ const NO_IMAGE: Spoil = |bytes| {
 };
 
 /// All files below a directory, by what they hold.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut out = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -200,7 +200,7 @@ async fn damaged(scene: &Scene) -> Vec<Damage> {
 async fn a_scrub_names_exactly_what_was_spoiled() {
     let scene = Scene::with_goldens("1x256").await;
     let golden = || async { scene.objects().pop().filter(|_| scene.sandboxes() == 0) };
-    let golden = atoll_testkit::eventually("a golden", golden).await;
+    let golden = atoll_testkit::patiently(atoll_testkit::BOOTS, "a golden", golden).await;
     let mut sandbox = scene.create(|request| request.spec.cold = true).await;
     sandbox.template("t1").await;
     let template = scene.objects().into_iter().find(|path| *path != golden).unwrap();

@@ -20,10 +20,12 @@ mod driver;
 mod embedded;
 mod forks;
 mod forms;
+mod goldens;
 #[path = "../shared/host_config.rs"]
 mod host_config;
 mod host_keys;
 mod known;
+mod meanwhile;
 mod pauses;
 mod scene;
 mod still;

@@ -1,12 +1,18 @@
 //! A host agent, and sandboxes with programs in them.
+//!
+//! How it works: the agent runs in this process, on a directory that goes with the scene, and can be ended and begun again on it; what
+//! there is on the disk is read from the disk.
+//!
+//! Deliberately absent: a control plane. A test asks the host itself.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_control::ports::HostDriver as _;
 use atoll_domain::golden::GoldenShape;
-use atoll_domain::host::{Call, CreateSandbox, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts};
+use atoll_domain::host::{Call, CreateSandbox, HostError, MakeTemplate, PauseMode, ResumeSandbox, SandboxFacts};
 use atoll_domain::record::Paused;
 use atoll_domain::{Incarnation, InstanceId, Network, SandboxId};
 use atoll_guest_client::{AGENT_PORT, AccessToken, Dial, DialFuture, GuestClient, ProcessEvent, StartRequest};
@@ -17,6 +23,14 @@ use crate::driver::InProcess;
 use crate::embedded;
 use crate::host_config::host_config;
 
+/// What goldens may take, in MiB: more than those of a test need.
+pub(crate) const GOLDEN_BUDGET_MB: u64 = 2048;
+
+/// The guest agent under another digest: what follows an ELF file is not of it.
+pub(crate) fn another_agent() -> &'static [u8] {
+    Vec::leak([embedded::GUEST, b"another"].concat())
+}
+
 /// A data directory, and the host agent that runs on it.
 pub(crate) struct Scene {
     dir: Option<tempfile::TempDir>,
@@ -24,11 +38,11 @@ pub(crate) struct Scene {
     instance: InstanceId,
 }
 
-async fn agent(root: &Path, goldens: &str, guest: &'static [u8]) -> (HostAgent, InstanceId) {
+async fn agent(root: &Path, goldens: &str, golden_budget_mb: u64, guest: &'static [u8]) -> (HostAgent, InstanceId) {
     let (data, lock) = DataDir::open(root).unwrap();
     let instance = data.instance().unwrap();
     let golden_shapes = goldens.split(',').filter(|s| !s.is_empty()).map(|s| GoldenShape::parse(s).unwrap()).collect();
-    let config = HostConfig { guest, golden_shapes, golden_budget_mb: 2048, ..host_config(root) };
+    let config = HostConfig { guest, golden_shapes, golden_budget_mb, ..host_config(root) };
     (HostAgent::start(config, data, lock).await.unwrap(), instance)
 }
 
@@ -39,18 +53,24 @@ impl Scene {
 
     pub(crate) async fn with_goldens(goldens: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("atoll-life-").tempdir().unwrap();
-        let (agent, instance) = agent(&dir.path().join("data"), goldens, embedded::GUEST).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens, GOLDEN_BUDGET_MB, embedded::GUEST).await;
         Self { dir: Some(dir), host: InProcess(agent), instance }
     }
 
-    /// Stops the host agent in an orderly way and starts another, with this guest agent. Sandboxes made before must be dropped or
-    /// given the new one: whoever holds the old agent holds the directory's lock.
-    pub(crate) async fn restart_with(mut self, on_exit: OnExit, goldens: &str, guest: &'static [u8]) -> Self {
+    /// Stops the host agent in an orderly way and starts another, with this guest agent and these goldens in so many MiB. Sandboxes made
+    /// before must be dropped or given the new one: whoever holds the old agent holds the directory's lock.
+    pub(crate) async fn restart_with(
+        mut self,
+        on_exit: OnExit,
+        goldens: &str,
+        budget_mb: u64,
+        guest: &'static [u8],
+    ) -> Self {
         self.host.0.shutdown(on_exit).await;
         let dir = std::mem::take(&mut self.dir);
         let dir = dir.expect("it is there until the scene ends");
         drop(self);
-        let (agent, instance) = agent(&dir.path().join("data"), goldens, guest).await;
+        let (agent, instance) = agent(&dir.path().join("data"), goldens, budget_mb, guest).await;
         Self { dir: Some(dir), host: InProcess(agent), instance }
     }
 
@@ -82,21 +102,25 @@ impl Scene {
         self.root().join("sandboxes").join(id.as_str())
     }
 
-    /// Whether no golden is kept: as the journal of objects says.
-    pub(crate) fn has_no_golden(&self) -> bool {
-        let text = std::fs::read_to_string(self.root().join("objects/journal")).unwrap();
-        let mut held = std::collections::BTreeSet::new();
-        for line in text.lines() {
+    /// Goldens that are kept, by name with their directories: as the journal of objects says.
+    pub(crate) fn goldens(&self) -> BTreeMap<String, PathBuf> {
+        let objects = self.root().join("objects");
+        let text = std::fs::read_to_string(objects.join("journal")).unwrap();
+        let mut held = BTreeMap::new();
+        // A last line without an end is being written.
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            let golden = line["holder"]["kind"] == "golden";
-            let what = (line["object"].to_string(), line["holder"].to_string());
+            if line["holder"]["kind"] != "golden" {
+                continue;
+            }
+            let name = line["holder"]["name"].as_str().unwrap().to_owned();
             match line["step"].as_str() {
-                Some("made" | "held") if golden => drop(held.insert(what)),
-                Some("dropped") if golden => drop(held.remove(&what)),
+                Some("made" | "held") => drop(held.insert(name, objects.join(line["object"].as_str().unwrap()))),
+                Some("dropped") => drop(held.remove(&name)),
                 _ => {}
             }
         }
-        held.is_empty()
+        held
     }
 
     /// Bytes that all objects and sandboxes take on the disk.
@@ -120,7 +144,8 @@ impl Scene {
         Sandbox { host: self.host.clone(), id, life, request }
     }
 
-    fn root(&self) -> PathBuf {
+    /// The data directory.
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.as_ref().map(|dir| dir.path().join("data")).unwrap_or_default()
     }
 }
@@ -218,6 +243,13 @@ impl Sandbox {
 
     pub(crate) async fn template(&self, name: &str) -> atoll_domain::host::TemplateFacts {
         let request = MakeTemplate { template: name.into() };
-        self.host.make_template(self.call(), self.id.clone(), request).await.unwrap()
+        // On a machine under load its agent may not answer in time, and then the sandbox is as it was.
+        let made = || async {
+            match self.host.make_template(self.call(), self.id.clone(), request.clone()).await {
+                Err(HostError::AgentBusy) => None,
+                made => Some(made.unwrap()),
+            }
+        };
+        atoll_testkit::eventually("a template", made).await
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::scene::{Sandbox, Scene};
 
-fn signal(pid: Option<u32>, signal: Signal) {
+pub(crate) fn signal(pid: Option<u32>, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()), signal).unwrap();
 }
 
@@ -37,7 +37,7 @@ async fn behind(sandbox: &Sandbox) -> Duration {
 }
 
 /// The VM stands still when its state is written: the keeper is stopped there, and with it what the VM waits for.
-async fn template_that_takes(sandbox: &Sandbox, scene: &Scene, name: &str, time: Duration) -> Duration {
+pub(crate) async fn template_that_takes(sandbox: &Sandbox, scene: &Scene, name: &str, time: Duration) -> Duration {
     let keeper = sandbox.host.inspect(sandbox.id.clone()).await.unwrap().keeper_pid;
     let known = scene.objects();
     let slow = async {

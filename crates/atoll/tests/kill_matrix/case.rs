@@ -117,6 +117,8 @@ fn act(step: &str) -> Act {
 
 /// Steps that another act passes, too, with something else at stake.
 const ALSO: &[(Act, &[&str])] = &[
+    // What an earlier Atoll left half made, half up or half ended.
+    (Act::Start, &["host.init", "journal.repaired", "journal.tombstone", "host.remove-directory"]),
     (Act::Pause, &["host.end-keeper", "host.remove-groups", "host.remove-network", "host.slot-release"]),
     (
         Act::Resume,
@@ -178,7 +180,9 @@ impl Case {
     /// Whether the sandbox that it makes boots.
     pub(crate) fn boots_cold(&self) -> bool {
         let behind = self.act == Act::Make && self.edge == "after" && BOOTING.contains(&self.step);
-        behind || self.act == Act::Flatten
+        // A copy whose guest was not told who it is before its Atoll died is made again, and not taken over.
+        let taken_over = self.act == Act::Start && matches!(self.step, "host.init" | "journal.repaired");
+        behind || taken_over || self.act == Act::Flatten
     }
 
     /// What must have happened before.
@@ -190,6 +194,11 @@ impl Case {
             "tx.reconcile-paused" => Prelude::Died("tx.pause-done.before", Act::Pause),
             "tx.reconcile-resumed" => Prelude::Died("tx.resume-done.before", Act::Resume),
             "tx.operation-resumed" => Prelude::Died("tx.destroy-intent.after", Act::Make),
+            "host.init" | "journal.repaired" if self.act == Act::Start => {
+                Prelude::Died("journal.running.after", Act::Make)
+            }
+            "journal.tombstone" if self.act == Act::Start => Prelude::Died("host.make.after", Act::Make),
+            "host.remove-directory" if self.act == Act::Start => Prelude::Died("journal.tombstone.after", Act::Make),
             _ if self.act == Act::ResumeFails => Prelude::Led(Act::PauseMute),
             _ if self.act.needs_paused() => Prelude::Led(Act::Pause),
             _ => Prelude::Nothing,
