@@ -24,7 +24,7 @@ const UNIT_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Longest time of a test program with VMs.
 const VM_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Longest time of a commit's slice of the kill matrix.
-const SLICE_LIMIT: Duration = Duration::from_secs(4 * 60);
+const SLICE_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Longest time of the whole kill matrix.
 const MATRIX_LIMIT: Duration = Duration::from_secs(3 * 60 * 60);
 /// Longest time of a thousand cycles of the long test.

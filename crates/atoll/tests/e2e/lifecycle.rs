@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use atoll_api::SandboxStatus;
 use atoll_client::ExecEvent;
-use atoll_testkit::eventually;
+use atoll_testkit::{BOOTS, eventually, patiently};
 
 use crate::guest::{Guest, program, small};
 use crate::server::{Data, LIMIT, Server, atoll};
@@ -166,7 +166,7 @@ async fn a_client_that_goes_away_during_create_leaves_a_running_sandbox_or_none(
         let row = client.sandbox(&pending.id).await.unwrap();
         (row.status != SandboxStatus::Pending).then_some(row)
     };
-    let row = eventually("the create to end", settled).await;
+    let row = patiently(BOOTS, "the create to end", settled).await;
     assert_eq!(row.status, SandboxStatus::Running, "{row:?}");
     let done = client.exec(&pending.id, &program(&["echo", "here"])).await.unwrap();
     assert_eq!(done.stdout, "here\n");

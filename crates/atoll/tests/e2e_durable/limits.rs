@@ -17,7 +17,7 @@ use super::world::{LIMIT, World, request, shell, until};
 
 const TIMEOUT: i64 = 18;
 const END: i64 = 6;
-const LIFETIME: u32 = 12;
+const LIFETIME: u32 = 20;
 
 const IDLE: &str = "nobody used it for its timeout";
 const DEADLINE: &str = "its end_at has come";
@@ -78,7 +78,7 @@ async fn idle_time_and_deadlines_go_on_while_no_atoll_runs() {
     let used = now();
     shell(&client, idle, "true").await.unwrap();
     world.kill();
-    passed(end.as_microsecond() + 1_000_000).await;
+    passed(end.as_microsecond() + 8_000_000).await;
 
     world.up().await;
     let (up, client) = (now(), world.client());

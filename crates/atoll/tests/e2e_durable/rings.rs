@@ -73,8 +73,12 @@ async fn samples_and_size_outlive_a_killed_atoll_and_a_pause() {
 
     let client = world.client();
     client.pause(&id, &MEMORY).await.unwrap();
-    let paused = points(&client, &id).await.unwrap();
-    assert!(times(&paused).starts_with(&times(&before)), "{:?}, {:?}", times(&paused), times(&before));
+    // A host that is slow to say it is asked again.
+    let paused = until("its samples", LIMIT, async || match points(&client, &id).await? {
+        paused if times(&paused).starts_with(&times(&before)) => Ok(paused),
+        paused => Err(format!("{:?}, {:?}", times(&paused), times(&before))),
+    });
+    let paused = paused.await.unwrap();
     client.resume(&id, &MEMORY).await.unwrap();
     let after = sampled_on(&client, &id, &paused).await;
     assert_eq!(size(&client, &id).await, made);

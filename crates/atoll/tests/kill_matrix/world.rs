@@ -255,6 +255,6 @@ pub(crate) fn request() -> CreateSandboxRequest {
 /// Runs a shell command in a sandbox.
 pub(crate) async fn shell(client: &Client, id: &str, script: &str) -> Result<ExecResponse, String> {
     let args = vec!["-c".to_owned(), script.to_owned()];
-    let request = ExecRequest { cmd: "/bin/sh".into(), args, timeout_sec: Some(60), ..ExecRequest::default() };
+    let request = ExecRequest { cmd: "/bin/sh".into(), args, timeout_sec: Some(180), ..ExecRequest::default() };
     client.exec(id, &request).await.map_err(|e: ClientError| format!("exec in {id}: {e}"))
 }
