@@ -180,9 +180,13 @@ impl Case {
     /// Whether the sandbox that it makes boots.
     pub(crate) fn boots_cold(&self) -> bool {
         let behind = self.act == Act::Make && self.edge == "after" && BOOTING.contains(&self.step);
-        // A copy whose guest was not told who it is before its Atoll died is made again, and not taken over.
+        behind || self.must_boot_cold()
+    }
+
+    /// Whether the place is passed only where it boots. A copy whose guest was not told who it is before its Atoll died is not taken over.
+    pub(crate) fn must_boot_cold(&self) -> bool {
         let taken_over = self.act == Act::Start && matches!(self.step, "host.init" | "journal.repaired");
-        behind || taken_over || self.act == Act::Flatten
+        taken_over || self.act == Act::Flatten
     }
 
     /// What must have happened before.

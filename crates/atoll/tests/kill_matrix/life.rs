@@ -99,7 +99,7 @@ pub(crate) async fn places() -> Result<BTreeMap<(Prelude, Act), BTreeSet<String>
 }
 
 async fn pass(world: &mut World, prelude: Prelude, case: &Case) -> Result<BTreeSet<String>, String> {
-    let (key, cold) = (format!("places {}", case.key()).replace(' ', "-"), case.act == Act::Flatten);
+    let (key, cold) = (format!("places {}", case.key()).replace(' ', "-"), case.must_boot_cold());
     let progress = Progress::default();
     lead_before(world, prelude, &key, cold, &progress).await?;
     let log = world.file("places");
