@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: doing anything to a sandbox outside of its actor.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,6 +35,8 @@ const EVENTS: usize = 64;
 const ADOPTION_LIMIT: Duration = Duration::from_secs(3);
 /// How long an asker waits for an adoption; a keeper that hangs is given up before.
 const SECRETS_LIMIT: Duration = Duration::from_secs(20);
+/// How long a stop waits for an adoption that has no end yet.
+const TAKING_OVER: Duration = Duration::from_secs(20);
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an orderly stop does with running sandboxes.
@@ -349,26 +352,36 @@ impl HostAgent {
     }
 
     async fn pause_all(&self) {
-        // From here on actors refuse resumes.
+        // From here on creates are refused, and actors refuse resumes.
         self.shared.closing.store(true, Ordering::SeqCst);
-        let known: Vec<SandboxId> = self.known().into_iter().map(|facts| facts.id).collect();
-        let pauses = known.iter().map(|id| self.pause_at_stop(id));
-        for (id, paused) in known.iter().zip(join_all(pauses).await) {
-            if let Err(error) = paused {
-                tracing::error!(sandbox.id = %id, %error, "a sandbox could not be paused; it runs on");
+        let mut tried = HashSet::new();
+        let mut next: Vec<SandboxId> = self.known().into_iter().map(|facts| facts.id).collect();
+        while !next.is_empty() {
+            let pauses = next.iter().map(|id| self.pause_at_stop(id));
+            for (id, paused) in next.iter().zip(join_all(pauses).await) {
+                if let Err(error) = paused {
+                    tracing::error!(sandbox.id = %id, %error, "a sandbox could not be paused; it runs on");
+                    tried.insert(id.clone());
+                }
             }
+            // What was being made came up meanwhile.
+            let runs = self.known().into_iter().filter(|facts| facts.state == HostSandboxState::Running);
+            next = runs.map(|facts| facts.id).filter(|id| !tried.contains(id)).collect();
         }
     }
 
-    /// Pauses what runs, also what is being taken over, resumed or copied at this moment; what does not run is as it should be.
+    /// Pauses what runs, also what is being taken over, resumed, copied or paused at this moment; what is being made is called off by the
+    /// stop.
     async fn pause_at_stop(&self, id: &SandboxId) -> Result<(), HostError> {
         let Some(mut handle) = self.handle(id) else { return Ok(()) };
         // Only for its actor's answer, which comes after everything that it was asked before, and after an adoption: from then on
-        // its state is one that it has reached, or is on its way to.
-        let _ = self.sockets(id, false).await;
+        // its state is one that it has reached, or is on its way to. An adoption may wait for space on the disk.
+        let answered = tokio::time::timeout(TAKING_OVER, self.sockets(id, false)).await;
+        answered.map_err(|_| HostError::Unavailable("it is not taken over yet".into())).map(drop)?;
         // A resume has deadlines of its own. An actor that has ended left nothing that runs.
         let settled = handle.facts.wait_for(|facts| facts.state != HostSandboxState::Resuming).await;
-        if settled.is_ok_and(|facts| facts.state == HostSandboxState::Running) {
+        let runs = |state| matches!(state, HostSandboxState::Running | HostSandboxState::Pausing);
+        if settled.is_ok_and(|facts| runs(facts.state)) {
             self.pause_by_host(id).await?;
         }
         Ok(())

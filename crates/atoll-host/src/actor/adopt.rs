@@ -117,7 +117,14 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
         if history.was_introduced() {
             thawing = thawed(context, &sockets).await;
         } else {
-            introduce(context, &connected.client, &sockets, isolation).await?;
+            let keeper = &connected.client;
+            while let Err(failed) = introduce(context, keeper, &sockets, isolation).await {
+                // Nobody is given up because the disk was full again.
+                if !is_halted(keeper).await {
+                    return Err(failed);
+                }
+                go_on(context, keeper).await?;
+            }
         }
     }
     tidy(context, &history).await;
@@ -144,13 +151,26 @@ async fn go_on(context: &Context, keeper: &KeeperClient) -> Result<(), Adoption>
             None => break state,
         }
     };
-    if state.stopped.is_some() || state.run_state == "paused" {
-        let Err(error) = keeper.resume().await else { return Ok(()) };
+    let (mut state, deadline) = (state, Instant::now() + going_on::SILENT);
+    while state.stopped.is_some() || state.run_state == "paused" {
+        let Err(error) = keeper.resume().await else { break };
         // One whose VMM ended this moment has refused.
-        let exited = keeper.state().await.map_err(gone)?.exited;
-        return Err(exited.map_or_else(|| gone(error), |status| Adoption::Ended(super::exit_reason(status))));
+        state = keeper.state().await.map_err(gone)?;
+        if let Some(status) = state.exited {
+            return Err(Adoption::Ended(super::exit_reason(status)));
+        }
+        match gone(error) {
+            // A VMM that writes to a slow disk is silent for a while.
+            Adoption::Failed(_) if Instant::now() < deadline => tokio::time::sleep(SPACE_POLL).await,
+            other => return Err(other),
+        }
     }
     Ok(())
+}
+
+/// Whether its VM stands still because the host's disk is full.
+async fn is_halted(keeper: &KeeperClient) -> bool {
+    keeper.state().await.is_ok_and(|state| state.stopped.as_deref() == Some(DISK_FULL))
 }
 
 /// Lets user code go on. Its owner may know it for long, so an agent that does not answer now is asked again beside whatever comes next.

@@ -35,7 +35,7 @@ const THAW: Duration = Duration::from_secs(5);
 const THAW_AGAIN: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a VMM may be silent: longer than the slowest of what it was asked for.
-const SILENT: Duration = Duration::from_mins(15);
+pub(super) const SILENT: Duration = Duration::from_mins(15);
 
 /// The user code of a running VM that still stands still, or none. It never ends, so that it can be polled beside other work.
 pub(super) struct Thawing(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
