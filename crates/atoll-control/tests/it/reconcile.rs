@@ -18,6 +18,16 @@ fn begin(fixture: &ControlBox) -> JoinHandle<Result<Status, ControlError>> {
     tokio::spawn(async move { activate(&control).await })
 }
 
+/// A comparison that takes the host's list, looks at it when `meanwhile` is over, and finds nothing to do.
+async fn compare_after(fixture: &ControlBox, meanwhile: impl Future<Output = ()>) {
+    let gate = fixture.host.hold_answer(Method::List);
+    let comparing = begin(fixture);
+    gate.reached().await;
+    meanwhile.await;
+    gate.open();
+    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+}
+
 async fn resume(fixture: &ControlBox, id: &SandboxId) {
     fixture.control.resume_sandbox(&fixture.principal, id.as_str(), None).await.unwrap();
 }
@@ -100,30 +110,24 @@ async fn a_pause_and_a_resume_between_the_two_readings_stay_as_they_were_written
     let fixture = ControlBox::start().await;
     let id = fixture.sandbox().await.id;
     // The host's list says that it runs, that it is paused, that it runs in its next life: each is over when it is looked at.
-    let gate = fixture.host.hold_answer(Method::List);
-    let comparing = begin(&fixture);
-    gate.reached().await;
-    pause(&fixture, &id).await.unwrap();
-    gate.open();
-    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    compare_after(&fixture, async {
+        drop(pause(&fixture, &id).await.unwrap());
+    })
+    .await;
     assert_eq!(status(&fixture, &id).await, SandboxStatus::Paused);
 
-    let gate = fixture.host.hold_answer(Method::List);
-    let comparing = begin(&fixture);
-    gate.reached().await;
-    resume(&fixture, &id).await;
-    gate.open();
-    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    compare_after(&fixture, async {
+        resume(&fixture, &id).await;
+    })
+    .await;
     assert_eq!(status(&fixture, &id).await, SandboxStatus::Running);
 
-    let gate = fixture.host.hold_answer(Method::List);
-    let comparing = begin(&fixture);
-    gate.reached().await;
-    pause(&fixture, &id).await.unwrap();
-    resume(&fixture, &id).await;
-    pause(&fixture, &id).await.unwrap();
-    gate.open();
-    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    compare_after(&fixture, async {
+        drop(pause(&fixture, &id).await.unwrap());
+        resume(&fixture, &id).await;
+        drop(pause(&fixture, &id).await.unwrap());
+    })
+    .await;
     let row = row(&fixture, &id).await;
     assert_eq!((row.status, row.incarnation), (SandboxStatus::Paused, Incarnation(3)));
     let told = ["create", "pause", "resume", "pause", "resume", "pause"];
@@ -136,12 +140,10 @@ async fn what_the_record_did_not_know_when_it_was_read_is_not_written_over_what_
     let fixture = ControlBox::start().await;
     // Running by its record, paused by the list; resumed before that is looked at.
     let id = paused_unheard(&fixture).await;
-    let gate = fixture.host.hold_answer(Method::List);
-    let comparing = begin(&fixture);
-    gate.reached().await;
-    resume(&fixture, &id).await;
-    gate.open();
-    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    compare_after(&fixture, async {
+        resume(&fixture, &id).await;
+    })
+    .await;
     let resumed = row(&fixture, &id).await;
     assert_eq!((resumed.status, resumed.incarnation), (SandboxStatus::Running, Incarnation(2)));
     // Paused by its record, in its next life by the list; that life is paused before that is looked at.
@@ -149,13 +151,11 @@ async fn what_the_record_did_not_know_when_it_was_read_is_not_written_over_what_
     fixture.host.plan(Method::Resume, Fault::LoseReply);
     let lost = fixture.control.resume_sandbox(&fixture.principal, id.as_str(), None).await;
     assert!(lost.is_err());
-    let gate = fixture.host.hold_answer(Method::List);
-    let comparing = begin(&fixture);
-    gate.reached().await;
-    resume(&fixture, &id).await;
-    pause(&fixture, &id).await.unwrap();
-    gate.open();
-    assert_eq!(comparing.await.unwrap().unwrap(), Status::default());
+    compare_after(&fixture, async {
+        resume(&fixture, &id).await;
+        drop(pause(&fixture, &id).await.unwrap());
+    })
+    .await;
     let paused = row(&fixture, &id).await;
     assert_eq!((paused.status, paused.incarnation), (SandboxStatus::Paused, Incarnation(3)));
     assert_eq!(open(&fixture).await, []);

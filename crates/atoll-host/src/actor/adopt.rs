@@ -25,7 +25,7 @@ use atoll_keeper::{KeeperError, KeeperSpec};
 use atoll_net::NetError;
 use nix::errno::Errno;
 
-use super::going_on::{self, Thawing};
+use super::going_on::{self, NotRunning, Thawing};
 use super::vmm::{self, Alive};
 use super::work::{Adoption, Context, Finished};
 use crate::Step;
@@ -115,7 +115,8 @@ async fn adopt(context: &Context) -> Result<Adoption, Adoption> {
     if history.needs_repair() {
         go_on(context, &connected.client).await?;
         if history.was_introduced() {
-            thawing = thawed(context, &sockets).await;
+            // Its owner may know it for long: it is not given up for an agent that is silent.
+            thawing = going_on::thawed(context, &sockets).await;
         } else {
             let keeper = &connected.client;
             while let Err(failed) = introduce(context, keeper, &sockets, isolation).await {
@@ -151,41 +152,18 @@ async fn go_on(context: &Context, keeper: &KeeperClient) -> Result<(), Adoption>
             None => break state,
         }
     };
-    let (mut state, deadline) = (state, Instant::now() + going_on::SILENT);
-    while state.stopped.is_some() || state.run_state == "paused" {
-        let Err(error) = keeper.resume().await else { break };
-        // One whose VMM ended this moment has refused.
-        state = keeper.state().await.map_err(gone)?;
-        if let Some(status) = state.exited {
-            return Err(Adoption::Ended(super::exit_reason(status)));
-        }
-        match gone(error) {
-            // A VMM that writes to a slow disk is silent for a while.
-            Adoption::Failed(_) if Instant::now() < deadline => tokio::time::sleep(SPACE_POLL).await,
-            other => return Err(other),
-        }
+    if !going_on::stands_still(&state) {
+        return Ok(());
     }
-    Ok(())
+    going_on::run_again(keeper).await.map_err(|error| match error {
+        NotRunning::Ended(why) => Adoption::Ended(why),
+        NotRunning::Silent => Adoption::Failed(HostError::Unavailable(error.to_string())),
+    })
 }
 
 /// Whether its VM stands still because the host's disk is full.
 async fn is_halted(keeper: &KeeperClient) -> bool {
     keeper.state().await.is_ok_and(|state| state.stopped.as_deref() == Some(DISK_FULL))
-}
-
-/// Lets user code go on. Its owner may know it for long, so an agent that does not answer now is asked again beside whatever comes next.
-async fn thawed(context: &Context, sockets: &Sockets) -> Thawing {
-    let thawed = async {
-        going_on::thaw(context, &vmm::agent(sockets, context.token())).await?;
-        context.journal(Entry::Repaired { protocol: None }).await
-    };
-    match thawed.await {
-        Ok(()) => Thawing::none(),
-        Err(error) => {
-            tracing::warn!(sandbox.id = %context.spec.id, %error, "an agent did not thaw user code; it is asked again");
-            Thawing::begin(context.clone(), sockets.clone())
-        }
-    }
 }
 
 /// Tells a guest that came up, or comes up, for an Atoll that is gone who it is. One that does not answer in the time that a start has is

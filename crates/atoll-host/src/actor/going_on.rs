@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: ending a VM because it is slow. It has ended when its keeper is gone or says so.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use atoll_domain::host::HostError;
 use atoll_guest_client::{GuestClient, InitRequest};
 use atoll_keeper::client::{ClientError, KeeperClient};
+use atoll_keeper::protocol::State;
 use tokio::time::timeout;
 
 use super::exit_reason;
@@ -35,7 +37,7 @@ const THAW: Duration = Duration::from_secs(5);
 const THAW_AGAIN: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long a VMM may be silent: longer than the slowest of what it was asked for.
-pub(super) const SILENT: Duration = Duration::from_mins(15);
+const SILENT: Duration = Duration::from_mins(15);
 
 /// The user code of a running VM that still stands still, or none. It never ends, so that it can be polled beside other work.
 pub(super) struct Thawing(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
@@ -92,7 +94,7 @@ pub(super) async fn thaw(context: &Context, agent: &GuestClient) -> Result<(), H
 /// After a failure: the VM runs and user code thaws, now or as soon as its agent answers; or it is gone and this is why.
 pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<Thawing, String> {
     tokio::select! {
-        running = run_again(&vm.keeper, SILENT) => running?,
+        running = run_again(&vm.keeper) => running.map_err(|error| error.to_string())?,
         // Its VM is ended next.
         () = context.destroyed() => return Ok(Thawing::none()),
     }
@@ -104,19 +106,22 @@ pub(super) async fn go_on(context: &Context, vm: &Vm) -> Result<Thawing, String>
     if let Ok(Err(error)) = removed.await {
         tracing::warn!(sandbox.id = %context.spec.id, %error, "a generation could not be removed; the next pause does");
     }
-    let agent = vmm::agent(&vm.sockets, context.token());
-    let thawed = tokio::select! {
-        thawed = thaw(context, &agent) => thawed,
-        () = context.destroyed() => return Ok(Thawing::none()),
-    };
-    match thawed {
+    tokio::select! {
+        thawing = thawed(context, &vm.sockets) => Ok(thawing),
+        () = context.destroyed() => Ok(Thawing::none()),
+    }
+}
+
+/// Lets user code go on. An agent that does not answer now is asked again beside whatever comes next.
+pub(super) async fn thawed(context: &Context, sockets: &Sockets) -> Thawing {
+    match thaw(context, &vmm::agent(sockets, context.token())).await {
         Ok(()) => {
             repaired(context).await;
-            Ok(Thawing::none())
+            Thawing::none()
         }
         Err(error) => {
             tracing::warn!(sandbox.id = %context.spec.id, %error, "an agent did not thaw user code; it is asked again");
-            Ok(Thawing::begin(context.clone(), vm.sockets.clone()))
+            Thawing::begin(context.clone(), sockets.clone())
         }
     }
 }
@@ -127,49 +132,62 @@ async fn repaired(context: &Context) {
     }
 }
 
-/// Waits until the VM runs, letting it go on where it stands still; an error is why it has ended.
-async fn run_again(keeper: &KeeperClient, limit: Duration) -> Result<(), String> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match runs(keeper).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(Ended::Vmm(status)) => return Err(exit_reason(status)),
-            Err(Ended::Keeper) => return Err("the keeper ended".into()),
+/// Why a VM does not go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotRunning {
+    /// Keeper or VMM has ended.
+    Ended(String),
+    /// It may live, and gave no sign for [`SILENT`].
+    Silent,
+}
+
+impl fmt::Display for NotRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(why) => f.write_str(why),
+            Self::Silent => write!(f, "the VM did not go on within {} s", SILENT.as_secs()),
         }
-        if Instant::now() > deadline {
-            return Err(format!("the VM did not go on within {} s", limit.as_secs()));
-        }
-        tokio::time::sleep(AGAIN).await;
     }
 }
 
-enum Ended {
-    Vmm(i32),
-    Keeper,
+/// Waits until the VM runs, letting it go on where it stands still.
+pub(super) async fn run_again(keeper: &KeeperClient) -> Result<(), NotRunning> {
+    let deadline = Instant::now() + SILENT;
+    while !runs(keeper).await? {
+        if Instant::now() > deadline {
+            return Err(NotRunning::Silent);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
 }
 
 /// Whether it runs now. Only what is known to be gone has ended; everything else may be slow.
-async fn runs(keeper: &KeeperClient) -> Result<bool, Ended> {
+async fn runs(keeper: &KeeperClient) -> Result<bool, NotRunning> {
     // Answered after whatever the VMM was asked before.
     let sign = known(keeper.probe().await)?;
     let Some(state) = known(keeper.state().await)? else { return Ok(false) };
     if let Some(status) = state.exited {
-        return Err(Ended::Vmm(status));
+        return Err(NotRunning::Ended(exit_reason(status)));
     }
     if sign.is_none() || state.busy.is_some() {
         return Ok(false);
     }
-    if state.stopped.is_none() {
+    if !stands_still(&state) {
         return Ok(true);
     }
     Ok(known(keeper.resume().await)?.is_some())
 }
 
-fn known<T>(answer: Result<T, ClientError>) -> Result<Option<T>, Ended> {
+/// Whether its processors stand still: after a stop, or because it was restored and not let go on yet.
+pub(super) fn stands_still(state: &State) -> bool {
+    state.stopped.is_some() || state.run_state == "paused"
+}
+
+fn known<T>(answer: Result<T, ClientError>) -> Result<Option<T>, NotRunning> {
     match answer {
         Ok(value) => Ok(Some(value)),
-        Err(ClientError::Gone) => Err(Ended::Keeper),
+        Err(ClientError::Gone) => Err(NotRunning::Ended("the keeper ended".into())),
         Err(error) => {
             tracing::warn!(%error, "a VM that is to go on is slow");
             Ok(None)
@@ -250,7 +268,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keeper = slow_keeper(dir.path(), [2, 2], false);
         let connected = atoll_keeper::client::connect(dir.path(), "sb").await.unwrap();
-        assert_eq!(run_again(&connected.client, SILENT).await, Ok(()));
+        assert_eq!(run_again(&connected.client).await, Ok(()));
         drop(connected);
         // The connection is closed by a task of this thread's.
         let told = tokio::task::spawn_blocking(move || keeper.join().unwrap()).await.unwrap();
@@ -262,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keeper = slow_keeper(dir.path(), [0, 0], true);
         let connected = atoll_keeper::client::connect(dir.path(), "sb").await.unwrap();
-        assert_eq!(run_again(&connected.client, SILENT).await, Err("the keeper ended".into()));
+        assert_eq!(run_again(&connected.client).await, Err(NotRunning::Ended("the keeper ended".into())));
         keeper.join().unwrap();
     }
 }

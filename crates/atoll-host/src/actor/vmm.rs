@@ -130,9 +130,10 @@ async fn write_spec(context: &Context, ready: Arc<Ready>, beginning: Beginning) 
     let (shared, spec, dir) = (Arc::clone(&context.shared), context.spec.clone(), context.dir.clone());
     let written = tokio::task::spawn_blocking(move || {
         let Beginning { attempt, incarnation, sources, start, .. } = beginning;
-        let platform = Some(Box::new(platform(&shared, &spec, &dir, &ready, &sources)));
         let place = place(&shared, &spec)?;
         let keeper_spec = keeper_spec(&shared, &spec, incarnation, &dir, &ready, &sources, start, place);
+        let platform = crate::platform::platform(&ready.vmm_version, ready.tsc_khz, &keeper_spec);
+        let platform = Some(Box::new(platform));
         let write = || {
             Journal::open(&dir)?.write(&Entry::Boot { attempt, sources: Some(sources), platform })?;
             let text = serde_json::to_vec(&keeper_spec)?;
