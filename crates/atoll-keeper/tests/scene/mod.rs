@@ -147,10 +147,23 @@ impl Scene {
     pub(crate) fn wait_until_empty(&self) {
         let deadline = Instant::now() + PATIENCE;
         while !self.processes().is_empty() {
-            assert!(Instant::now() < deadline, "still there: {:?}", self.processes());
+            assert!(
+                Instant::now() < deadline,
+                "still there: {:?}",
+                self.processes().iter().map(|pid| about(*pid)).collect::<Vec<_>>()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// What a process is and does, for who wonders why it is there.
+fn about(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let told = |line: &&str| {
+        ["Name:", "State:", "Pid:", "PPid:", "SigPnd:", "ShdPnd:"].iter().any(|word| line.starts_with(word))
+    };
+    status.lines().filter(told).collect::<Vec<_>>().join(", ")
 }
 
 /// The uid of a process that is no zombie.
