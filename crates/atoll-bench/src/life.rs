@@ -102,6 +102,9 @@ async fn starts(bench: &Bench, golden: &Image) -> Result<Vec<Series>> {
     let mut create = Series::new("create from a golden to first exec result, ms");
     let mut resume = Series::new("resume to first exec result, ms");
     let mut own = Series::new("CPU of Atoll and keeper for a create from a golden, ms (mean of all: ticks are 10 ms)");
+    let mut state = Series::new("of it: verification of a golden's device state, hashed once more, ms");
+    let mut diff =
+        Series::new("of it: verification of a paused one's device state and changed memory, hashed once more, ms");
     let sandbox = bench.client.create(&CreateSandboxRequest::default()).await?;
     let mut paused = bench.parts.restore(golden).await?.pause().await?.0;
     let mut spent = 0.0;
@@ -133,11 +136,13 @@ async fn starts(bench: &Bench, golden: &Image) -> Result<Vec<Series>> {
                 resume.atoll.push(ms(begun));
             }
         }
+        state.atoll.push(golden.verification()?);
+        diff.atoll.push(paused.verification()?);
         eprintln!("starts: pair {} of {}", turn + 1, bench.pairs);
     }
     bench.client.destroy(&sandbox.id).await?;
     own.atoll.push(spent / f64::from(u32::try_from(bench.pairs)?));
-    Ok(vec![create, resume, own])
+    Ok(vec![create, state, resume, diff, own])
 }
 
 async fn first(bench: &Bench, image: &Image) -> Result<CloneVm> {

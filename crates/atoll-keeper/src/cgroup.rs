@@ -4,7 +4,7 @@
 //! `pids` and `blkio` where the machine has only those. The VMM's limit strikes the VMM and leaves the keeper to tell of it.
 //! Whatever is left in a group when it is removed is killed: the backstop behind every other way of ending.
 //!
-//! Deliberately absent: joining (keeper and VMM write themselves into `cgroup.procs`).
+//! Deliberately absent: joining (keeper and VMM, of one thread each then, write themselves into the files that are named here).
 
 use std::fs;
 use std::io::ErrorKind;
@@ -85,10 +85,16 @@ impl DiskRate {
 /// The groups of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cgroups {
-    /// `cgroup.procs` files for the keeper.
+    /// Files in which the keeper's one thread joins.
     pub keeper: Vec<PathBuf>,
-    /// `cgroup.procs` files for the VMM.
+    /// Files in which the VMM's first thread joins.
     pub vmm: Vec<PathBuf>,
+}
+
+/// Where a thread that writes `0` joins. In a hierarchy of v1 that is the thread's file: joined by the process's, the kernel first waits until
+/// no CPU can be forking, which takes about 10 ms. In the unified one a thread cannot leave its process's group alone.
+fn entry() -> &'static str {
+    if unified() { "cgroup.procs" } else { "tasks" }
 }
 
 fn unified() -> bool {
@@ -126,7 +132,7 @@ pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, limits: &Limits) -> R
         }
         for (name, list) in [("keeper", &mut groups.keeper), ("vmm", &mut groups.vmm)] {
             make(&own.join(name))?;
-            list.push(own.join(name).join("cgroup.procs"));
+            list.push(own.join(name).join(entry()));
         }
         limit(&own.join("vmm"), limits)?;
     }

@@ -148,9 +148,9 @@ pub struct Jail {
     pub program: PathBuf,
     /// Its uid and gid, shared by nobody else.
     pub uid: u32,
-    /// `cgroup.procs` files that the keeper joins.
+    /// Files that the keeper joins a group by, `cgroup.procs` or `tasks`.
     pub keeper_cgroups: Vec<PathBuf>,
-    /// `cgroup.procs` files that the VMM joins.
+    /// The same of the VMM.
     pub vmm_cgroups: Vec<PathBuf>,
 }
 

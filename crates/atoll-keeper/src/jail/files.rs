@@ -61,13 +61,13 @@ pub(super) fn dns(gateway: Ipv4Addr, upstream: Vec<UdpSocket>) -> Result<Option<
     Ok(Some(Dns { guest, upstream }))
 }
 
-/// The `cgroup.procs` files, ready to be written.
+/// The files of the groups, ready to be written.
 pub(super) fn cgroups(paths: &[PathBuf]) -> Result<Vec<File>, KeeperError> {
     let open = |path: &PathBuf| OpenOptions::new().write(true).open(path).map_err(KeeperError::file("open", path));
     paths.iter().map(open).collect()
 }
 
-/// Moves this process into the groups.
+/// Moves this process, which has one thread, into the groups.
 pub(super) fn join(groups: &[File]) -> Result<(), KeeperError> {
     for mut group in groups {
         group.write_all(b"0").map_err(KeeperError::step("join a cgroup"))?;

@@ -213,7 +213,7 @@ async fn reconnect(client: &Client, id: &str, tag: &str, offset: u64, stop: &Can
     loop {
         match client.exec_reattach(id, tag, offset).await {
             Ok(stream) => return Ok(stream),
-            Err(error @ ClientError::Refused(_)) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             Err(error) if Instant::now() > until => return Err(error.into()),
             Err(_) if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() => return Err(Interrupted.into()),
             Err(_) => {}

@@ -203,7 +203,7 @@ async fn reconnect(client: &Client, id: &str, tag: &str, offset: u64) -> Result<
     loop {
         match client.terminal_reattach(id, tag, offset).await {
             Ok(terminal) => return Ok(terminal),
-            Err(error @ ClientError::Refused(_)) => return Err(error.into()),
+            Err(error) if error.is_final() => return Err(error.into()),
             Err(error) if Instant::now() + pause > until => return Err(error.into()),
             Err(_) => sleep(pause).await,
         }

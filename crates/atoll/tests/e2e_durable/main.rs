@@ -21,6 +21,7 @@ mod checker;
 mod counter;
 mod disk;
 mod failed_pause;
+mod followed;
 #[path = "../kill_matrix/kept.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod kept;
@@ -38,6 +39,8 @@ mod silent;
 mod stopped_agent;
 mod told;
 mod two;
+#[path = "../kill_matrix/wiring.rs"]
+mod wiring;
 #[path = "../kill_matrix/world.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod world;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use atoll_api::{CreateSandboxRequest, SandboxStatus, StreamStart};
+use atoll_api::{CreateSandboxRequest, ModeRequest, SandboxStatus, StreamStart};
 use atoll_client::{ExecEvent, ExecStream};
 use atoll_net::{SLOTS, Slot, Slots};
 
@@ -118,21 +118,33 @@ fn edit(path: &Path, change: impl FnOnce(String) -> String) {
     fs::write(path, changed).unwrap();
 }
 
-/// A restart of the machine, simulated: the journal names another boot, and the processes are gone.
+/// A restart of the machine, simulated: the journals name another boot, and the processes are gone. What was paused outlives it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_restart_of_the_machine_rows_say_what_became_of_their_sandboxes() {
     let mut world = World::running().await;
     let made = world.client().create(&request()).await.unwrap();
     let facts = world.client().sandbox(&made.id).await.unwrap().host.unwrap();
+    let kept = world.client().create(&request()).await.unwrap();
+    shell(&world.client(), &kept.id, "echo held > /dev/shm/held").await.unwrap();
+    let memory = ModeRequest { mode: None };
+    world.client().pause(&kept.id, &memory).await.unwrap();
+    let kept_in = world.client().sandbox(&kept.id).await.unwrap().host.unwrap().directory;
     world.kill();
     let keeper = nix::unistd::Pid::from_raw(i32::try_from(facts.keeper_pid.unwrap()).unwrap());
     nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGKILL).unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let another = "00000000-0000-4000-8000-000000000000";
-    edit(&Path::new(&facts.directory).join("journal"), |text| text.replace(boot.trim(), another));
+    for directory in [&facts.directory, &kept_in] {
+        edit(&Path::new(directory).join("journal"), |text| text.replace(boot.trim(), another));
+    }
     world.up().await;
     let over = world.over(&made.id).await;
     assert_eq!(over.reason.as_deref(), Some("the machine was restarted"));
+    let client = world.client();
+    assert_eq!(client.sandbox(&kept.id).await.unwrap().status, SandboxStatus::Paused);
+    world.agrees().await;
+    client.resume(&kept.id, &memory).await.unwrap();
+    assert_eq!(shell(&client, &kept.id, "cat /dev/shm/held").await.unwrap().stdout, "held\n");
     world.agrees().await;
 }
 

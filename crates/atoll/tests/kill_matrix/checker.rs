@@ -1,7 +1,7 @@
 //! Whether everything that tells of sandboxes tells the same.
 //!
 //! How it works: what the database says runs is what must be there, each thing once: directory, journal without tombstone, keeper,
-//! VMM, namespace, interface, control groups, slot; of what is paused the directory and what is kept ([`super::kept`]) and nothing
+//! VMM, namespace, interface, control groups, slot, by the numbers and rules that were written down ([`super::wiring`]); of what is paused the directory and what is kept ([`super::kept`]) and nothing
 //! else; and nothing else that bears the instance's name. Objects are those of goldens, templates and sandboxes ([`super::objects`]).
 //! No call is open, no row pending, no file half written, each idempotency key stands for something that is there, and each end,
 //! pause and resume has one row in the audit log. `remains` of the host agent reads the machine by itself, not by what Atoll believes.
@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::case::Victim;
-use super::{kept, objects};
+use super::{kept, objects, wiring};
 
 pub(crate) type Ids = BTreeSet<String>;
 
@@ -101,6 +101,10 @@ async fn against(store: &Store, data: &Path, client: &Client) -> Result<(), Stri
     }
     let running: Ids =
         rows.iter().filter(|row| row.status == SandboxStatus::Running).map(|row| row.id.to_string()).collect();
+    let mut shown = Vec::new();
+    for id in &running {
+        shown.push(client.sandbox(id).await.map_err(|e| e.to_string())?);
+    }
     machine(data, &running, &shown)?;
     same("half written files", &half_written(data)?, &Ids::new())?;
     keys(store, &known).await?;
@@ -222,6 +226,10 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     each_once("keepers", keepers(data).into_iter().map(|(id, _)| id).collect(), running)?;
     each_once("VMMs", vmms(data, &instance), running)?;
     let remains = atoll_host::remains(&id, data, &[]);
+    for (id, keeper) in keepers(data) {
+        let shown = shown.iter().find(|sandbox| sandbox.id == id).ok_or_else(|| format!("{id} is not listed"))?;
+        wiring::processes(&data.join("sandboxes").join(&id), shown, keeper, vmm_of(keeper))?;
+    }
     same("control groups", &remains.cgroups.into_iter().collect(), running)?;
     let slots: Vec<(String, String)> =
         remains.slots.iter().filter_map(|s| s.split_once(' ').map(|(n, id)| (n.to_owned(), id.to_owned()))).collect();
@@ -231,8 +239,10 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     }
     let mut network = Ids::new();
     for (slot, id) in &slots {
-        network.insert(format!("Netns(\"at-{instance}-{slot}\")"));
+        let netns = format!("at-{instance}-{slot}");
+        network.insert(format!("Netns(\"{netns}\")"));
         let internet = shown.iter().any(|s| s.id == *id && s.network == atoll_api::Network::Internet);
+        wiring::sandbox_rules(&netns, if internet { "internet" } else { "none" })?;
         if internet {
             network.insert(format!("Interface(\"at{instance}.{slot}\")"));
         }
@@ -251,7 +261,10 @@ fn machine(data: &Path, running: &Ids, shown: &[atoll_api::Sandbox]) -> Result<(
     }
     let tables = std::process::Command::new("nft").args(["list", "tables"]).output().map_err(|e| e.to_string())?;
     let tables = String::from_utf8_lossy(&tables.stdout).matches(&format!("atoll_{instance}")).count();
-    if tables == 1 { Ok(()) } else { Err(format!("{tables} tables of the instance")) }
+    if tables != 1 {
+        return Err(format!("{tables} tables of the instance"));
+    }
+    wiring::instance_rules(&instance)
 }
 
 /// The sandboxes of the VMMs that have a directory here or run in a control group of the instance's; two of one sandbox are two.

@@ -35,6 +35,8 @@ pub(crate) struct Said {
     /// User code may stand still.
     stands_still: bool,
     buried: bool,
+    /// Its keeper and VMM, as they were noted last.
+    pub(crate) processes: Value,
     lifetime: Option<Lifetime>,
 }
 
@@ -58,7 +60,10 @@ fn take(said: &mut Said, line: &Value) -> Result<(), serde_json::Error> {
             said.started = line["sources"]["base"].clone();
             said.stands_still = true;
         }
-        "running" => said.kept = None,
+        "running" => {
+            said.kept = None;
+            said.processes = line.clone();
+        }
         "pausing" | "resuming" | "copying" => said.stands_still = true,
         "repaired" => said.stands_still = false,
         "paused" => {

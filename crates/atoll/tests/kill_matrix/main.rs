@@ -22,6 +22,7 @@ mod kept;
 mod keyed;
 mod life;
 mod objects;
+mod wiring;
 mod world;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -42,7 +42,7 @@ pub(crate) struct World {
     pub(crate) atoll: Option<Atoll>,
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let named = ["ATOLL_TEST_BIN", "ATOLL_BIN"].into_iter().find_map(std::env::var_os).map(PathBuf::from);
     let path = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/atoll"));
     assert!(path.is_file(), "{} is not there: cargo xtask build", path.display());
