@@ -257,7 +257,7 @@ impl HostAgent {
         };
         let found = limit.map_err(|_| HostError::Unavailable("the sandbox is not taken over".into()))?;
         let found = found.ok().and_then(|found| found.clone());
-        found.map(|secrets| secrets.as_ref().clone()).ok_or(HostError::NotFound)
+        found.map(|secrets| secrets.as_ref().clone()).ok_or_else(|| self.unanswered(id))
     }
 
     /// Events after a number, then live.
@@ -317,8 +317,8 @@ impl HostAgent {
     async fn sockets(&self, id: &SandboxId, used: bool) -> Result<Sockets, HostError> {
         let handle = self.handle(id).ok_or(HostError::NotFound)?;
         let (reply, answer) = oneshot::channel();
-        handle.mailbox.send(Message::Sockets { used, reply }).await.map_err(|_| HostError::NotFound)?;
-        answer.await.map_err(|_| HostError::NotFound)?
+        handle.mailbox.send(Message::Sockets { used, reply }).await.map_err(|_| self.unanswered(id))?;
+        answer.await.map_err(|_| self.unanswered(id))?
     }
 
     /// A stream to a port of a running guest; that is a use of it.

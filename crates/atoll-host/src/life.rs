@@ -25,12 +25,16 @@ impl HostAgent {
     async fn ask<T>(&self, id: &SandboxId, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, HostError> {
         let handle = self.handle(id).ok_or(HostError::NotFound)?;
         let (reply, answer) = oneshot::channel();
-        let gone = || match self.handle(id) {
+        handle.mailbox.send(message(reply)).await.map_err(|_| self.unanswered(id))?;
+        answer.await.map_err(|_| self.unanswered(id))?
+    }
+
+    /// Why a sandbox's actor gave no answer: it ended with its sandbox, or leaves it to the next start.
+    pub(crate) fn unanswered(&self, id: &SandboxId) -> HostError {
+        match self.handle(id) {
             None => HostError::NotFound,
             Some(_) => HostError::Unavailable("the host agent is stopping".into()),
-        };
-        handle.mailbox.send(message(reply)).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        }
     }
 
     /// Puts a running sandbox on the disk; answers when no VM of it is left.
