@@ -102,9 +102,10 @@ async fn starts(bench: &Bench, golden: &Image) -> Result<Vec<Series>> {
     let mut create = Series::new("create from a golden to first exec result, ms");
     let mut resume = Series::new("resume to first exec result, ms");
     let mut own = Series::new("CPU of Atoll and keeper for a create from a golden, ms (mean of all: ticks are 10 ms)");
-    let mut state = Series::new("of it: verification of a golden's device state, hashed once more, ms");
-    let mut diff =
-        Series::new("of it: verification of a paused one's device state and changed memory, hashed once more, ms");
+    let mut state = Series::new("verification of a golden's device state (Atoll alone does it), hashed once more, ms");
+    let mut diff = Series::new(
+        "verification of a paused one's device state (Atoll alone) and changed memory (both), hashed once more, ms",
+    );
     let sandbox = bench.client.create(&CreateSandboxRequest::default()).await?;
     let mut paused = bench.parts.restore(golden).await?.pause().await?.0;
     let mut spent = 0.0;

@@ -98,6 +98,6 @@ impl ClientError {
 
     /// Whether the server said no for good: one that stops, or takes its sandboxes over, may say yes a moment later.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.code != ErrorCode::HostUnavailable)
+        matches!(self, Self::Refused(problem) if !problem.retryable)
     }
 }

@@ -188,6 +188,9 @@ impl HostAgent {
     fn given_back(&self, id: &SandboxId) -> Result<Destroyed, HostError> {
         match self.handle(id) {
             None => Ok(Destroyed::Done),
+            Some(_) if self.shared.stopping.is_cancelled() => {
+                Err(HostError::Unavailable("the host agent is stopping".into()))
+            }
             Some(_) => {
                 Err(HostError::Failed("a sandbox's actor ended without giving it back; the next start does".into()))
             }

@@ -117,7 +117,7 @@ fn roots(instance: &InstanceId) -> Vec<PathBuf> {
 /// When a group cannot be made. A limit that the machine does not have is left out.
 pub fn prepare(instance: &InstanceId, sandbox: &SandboxId, limits: &Limits) -> Result<Cgroups, KeeperError> {
     let mut groups = Cgroups { keeper: Vec::new(), vmm: Vec::new() };
-    // Joining a hierarchy of v1 takes milliseconds: the one of disks only if something is limited there.
+    // Of the hierarchies of v1 the one of disks only if something is limited there.
     let unused = Path::new(MOUNT).join(BLKIO);
     for root in roots(instance).into_iter().filter(|root| limits.disk.is_some() || !root.starts_with(&unused)) {
         make(&root)?;

@@ -49,6 +49,15 @@ pub(crate) fn refused(error: StreamError) -> anyhow::Error {
     StreamRefused { text: error.data, code: error.code }.into()
 }
 
+/// Whether a stream ended for a reason that may pass: the connection was lost, or its host takes its sandboxes over at this moment.
+pub(crate) fn may_pass(error: &anyhow::Error) -> bool {
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(StreamRefused { code, .. }), _) => *code == Some(ErrorCode::HostUnavailable),
+        (None, Some(lost)) => matches!(lost, ClientError::Lost { .. } | ClientError::NoAnswer { .. }),
+        (None, None) => false,
+    }
+}
+
 /// Whose exit code a command passes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codes {

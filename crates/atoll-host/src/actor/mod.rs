@@ -277,7 +277,10 @@ impl Actor {
             // A replay of its create that comes late makes no second one.
             self.shared.remember(self.id(), &self.call, HostError::WrongState { state: "stopped".into() });
         }
-        self.shared.forget(self.id());
+        if state == State::Gone {
+            // One that is left stays on the list: whoever compares it with the records meanwhile must not take it for gone.
+            self.shared.forget(self.id());
+        }
         // Whoever asked meanwhile finds nothing left, which is what they asked for.
         self.mailbox.close();
         while let Some(message) = self.mailbox.next(state).await {
@@ -337,7 +340,9 @@ impl Actor {
     }
 
     fn carry_out(&mut self, state: State, effects: Vec<Effect>, work: &mut Work) {
-        self.facts.send_if_modified(|facts| std::mem::replace(&mut facts.state, shown(state)) != shown(state));
+        if let Some(shown) = shown(state) {
+            self.facts.send_if_modified(|facts| std::mem::replace(&mut facts.state, shown) != shown);
+        }
         for effect in effects {
             self.carry_out_one(state, effect, work);
         }

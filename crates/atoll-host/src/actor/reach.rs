@@ -41,6 +41,7 @@ impl Actor {
     pub(super) fn sockets(&self, state: State) -> Result<Sockets, HostError> {
         match &self.reach {
             Some(sockets) if matches!(state, State::Running | State::Copying) => Ok(sockets.clone()),
+            _ if state == State::Left => Err(HostError::Unavailable("the host agent is stopping".into())),
             _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
             _ => Err(HostError::WrongState { state: state.as_str().into() }),
         }

@@ -8,18 +8,19 @@ use atoll_domain::actor::State;
 use atoll_domain::host::{HostSandboxState, SandboxFacts};
 use atoll_domain::{Incarnation, SandboxId, ttl};
 
-/// What others are told of a state.
-pub(super) fn shown(state: State) -> HostSandboxState {
-    match state {
+/// What others are told of a state; of one that is left to the next start, what they were told before.
+pub(super) fn shown(state: State) -> Option<HostSandboxState> {
+    Some(match state {
         State::Preparing | State::Booting(_) | State::Adopting | State::Refused => HostSandboxState::Starting,
-        State::Running | State::Copying | State::Left => HostSandboxState::Running,
+        State::Left => return None,
+        State::Running | State::Copying => HostSandboxState::Running,
         State::Pausing | State::Settling => HostSandboxState::Pausing,
         State::Paused | State::CopyingPaused => HostSandboxState::Paused,
         State::Resuming => HostSandboxState::Resuming,
         State::Cancelling | State::Releasing | State::Gone => HostSandboxState::Stopping,
         // Seen in the host's list, so that whoever compares it with the records destroys it again.
         State::Stuck => HostSandboxState::Stuck,
-    }
+    })
 }
 
 /// Said of one that has no actor, because its journal cannot be read.

@@ -12,6 +12,10 @@ use nix::unistd::Pid;
 use crate::scene::{self, Scene};
 
 const KILLS: u64 = 100;
+/// A VMM must have been there, and stood still, so often; on a machine that became slower meanwhile that takes more kills.
+const ALIVE: usize = 10;
+const STOPPED: usize = 5;
+const MOST_KILLS: u64 = 5 * KILLS;
 const MEMORY_MB: u32 = 128;
 const STATE: u64 = 8 << 30;
 /// How long the first VMM may take to be there.
@@ -57,7 +61,8 @@ pub(crate) fn no_vmm_outlives_its_keeper() {
     println!("seed {seed}, within {window} microseconds");
     let mut random = seed | 1;
     let (mut alive, mut stopped) = (0, 0);
-    for round in 0..KILLS {
+    let mut round = 0;
+    while round < KILLS || (round < MOST_KILLS && (alive <= ALIVE || stopped <= STOPPED)) {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -74,7 +79,8 @@ pub(crate) fn no_vmm_outlives_its_keeper() {
         keeper.kill().unwrap();
         keeper.wait().unwrap();
         scene.wait_until_empty();
+        round += 1;
     }
-    println!("{KILLS} kills, a VMM was there {alive} times and stood still {stopped} times: 0 left");
-    assert!(alive > 10 && stopped > 5, "the moments were all too early to try anything");
+    println!("{round} kills, a VMM was there {alive} times and stood still {stopped} times: 0 left");
+    assert!(alive > ALIVE && stopped > STOPPED, "the moments were all too early to try anything");
 }

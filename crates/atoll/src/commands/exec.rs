@@ -12,21 +12,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use atoll_api::{ErrorCode, ExecRequest, ExecResponse, StreamStart};
-use atoll_client::{Client, ClientError, ExecEvent, ExecStream};
-use tokio::time::{Instant, sleep};
+use atoll_client::{Client, ExecEvent, ExecStream};
 use tokio_util::sync::CancellationToken;
 
+use super::patience::Patience;
 use super::shell::exec_on_terminal;
 use super::variables;
 use crate::args::{ExecArgs, Global, Output};
-use crate::failure::{Interrupted, ProgramEnded, refused};
+use crate::failure::{Interrupted, ProgramEnded, may_pass, refused};
 use crate::terminal::Input;
 use crate::up::on_signal;
 use crate::{connect, output};
 
 /// How long a lost connection is tried again.
 const TRY_FOR: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(500);
 /// How long an interrupted program has to end.
 const END: Duration = Duration::from_secs(3);
 
@@ -99,7 +98,8 @@ pub(crate) async fn follow(
         backpressure: true,
     };
     let input = interactive.then(Input::stdin).transpose().context("standard input cannot be read")?;
-    let mut program = Followed { stream: client.exec_stream(id, start).await?, input, tag: None, lost: 0 };
+    let stream = client.exec_stream(id, start).await?;
+    let mut program = Followed { stream, input, tag: None, lost: 0, patience: Patience::new(TRY_FOR) };
     loop {
         let lost = match program.go_on(stop).await {
             Ok(Ended::Exit(code)) if program.lost == 0 => return Ok(code),
@@ -119,13 +119,10 @@ pub(crate) async fn follow(
             Ok(Ended::NotStarted(error)) => return Err(refused(error)),
             Err(error) => error,
         };
-        let again = match (&program.tag, lost.downcast_ref::<ClientError>()) {
-            (Some(tag), Some(ClientError::Lost { .. } | ClientError::NoAnswer { .. })) if !interactive => {
-                reconnect(client, id, tag, program.stream.offset(), stop).await?
-            }
-            _ => return Err(lost),
-        };
-        program.stream = again;
+        if interactive || !may_pass(&lost) {
+            return Err(lost);
+        }
+        program.reconnect(client, id, lost, stop).await?;
     }
 }
 
@@ -136,6 +133,7 @@ struct Followed {
     tag: Option<String>,
     /// Bytes of output that never came.
     lost: u64,
+    patience: Patience,
 }
 
 /// How following ended.
@@ -166,6 +164,7 @@ impl Followed {
                     Some(event) => match event {
                     ExecEvent::Started { tag, .. } => {
                         started = true;
+                        self.patience.heard();
                         self.tag = self.tag.take().or(tag);
                     }
                     ExecEvent::Stdout(bytes) => output::write_stdout(&bytes)?,
@@ -193,6 +192,36 @@ impl Followed {
         }
     }
 
+    /// Takes a lost stream up again, from the byte where it broke.
+    async fn reconnect(
+        &mut self,
+        client: &Client,
+        id: &str,
+        lost: anyhow::Error,
+        stop: &CancellationToken,
+    ) -> Result<()> {
+        let Some(tag) = &self.tag else { return Err(lost) };
+        if self.patience.is_fresh() {
+            output::hint("the connection was lost, reconnecting");
+        }
+        let mut why = lost;
+        loop {
+            match stop.run_until_cancelled(self.patience.another()).await {
+                Some(true) => {}
+                Some(false) => return Err(why),
+                None => return Err(Interrupted.into()),
+            }
+            match client.exec_reattach(id, tag, self.stream.offset()).await {
+                Ok(stream) => {
+                    self.stream = stream;
+                    return Ok(());
+                }
+                Err(error) if error.is_final() => return Err(error.into()),
+                Err(error) => why = error.into(),
+            }
+        }
+    }
+
     /// Kills the program.
     async fn end(&mut self, client: &Client, id: &str) -> anyhow::Error {
         if !self.stream.end(END).await
@@ -204,19 +233,5 @@ impl Followed {
             }
         }
         Interrupted.into()
-    }
-}
-
-async fn reconnect(client: &Client, id: &str, tag: &str, offset: u64, stop: &CancellationToken) -> Result<ExecStream> {
-    output::hint("the connection was lost, reconnecting");
-    let until = Instant::now() + TRY_FOR;
-    loop {
-        match client.exec_reattach(id, tag, offset).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if error.is_final() => return Err(error.into()),
-            Err(error) if Instant::now() > until => return Err(error.into()),
-            Err(_) if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() => return Err(Interrupted.into()),
-            Err(_) => {}
-        }
     }
 }

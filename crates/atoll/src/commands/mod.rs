@@ -16,6 +16,7 @@ mod lifetime;
 mod list;
 mod logs;
 mod metrics;
+mod patience;
 mod pause;
 mod processes;
 mod remove;

@@ -10,21 +10,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use atoll_api::PtyStart;
-use atoll_client::{Client, ClientError, Terminal, TerminalEvent};
+use atoll_client::{Client, Terminal, TerminalEvent};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep};
 
+use super::patience::Patience;
 use super::variables;
 use crate::args::{ExecArgs, Global, ShellArgs};
-use crate::failure::{Interrupted, ProgramEnded, Refusal, refused};
+use crate::failure::{Interrupted, ProgramEnded, Refusal, may_pass, refused};
 use crate::terminal::{Input, RawMode, size};
 use crate::{connect, output};
 
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
 /// How long a lost connection is tried again.
 const TRY_FOR: Duration = Duration::from_secs(120);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// What this side's terminal can do, for the program at the other end.
 const PASSED_ON: &[&str] = &["TERM", "COLORTERM", "LANG"];
 
@@ -117,15 +115,14 @@ async fn session(client: &Client, id: &str, first: First) -> Result<()> {
     };
     let raw = RawMode::enter().context("the terminal cannot be made raw")?;
     let mut input = Input::stdin().context("standard input cannot be read")?;
+    let mut patience = Patience::new(TRY_FOR);
     let ended = loop {
-        let lost = match follow(&mut terminal, &mut input, &mut signals, &raw, &mut tag).await {
+        let lost = match follow(&mut terminal, &mut input, &mut signals, &raw, &mut tag, &mut patience).await {
             Ok(code) => break Ok(code),
             Err(error) => error,
         };
-        let again = match (&tag, lost.downcast_ref::<ClientError>()) {
-            (Some(tag), Some(ClientError::Lost { .. } | ClientError::NoAnswer { .. })) => {
-                reconnect(client, id, tag, terminal.offset()).await
-            }
+        let again = match &tag {
+            Some(tag) if may_pass(&lost) => reconnect(client, id, tag, terminal.offset(), lost, &mut patience).await,
             _ => break Err(lost),
         };
         match again {
@@ -154,6 +151,7 @@ async fn follow(
     signals: &mut Signals,
     raw: &RawMode,
     tag: &mut Option<String>,
+    patience: &mut Patience,
 ) -> Result<i32> {
     let (mut started, mut open) = (false, true);
     loop {
@@ -162,6 +160,7 @@ async fn follow(
                 TerminalEvent::Started { tag: known } => {
                     *tag = Some(known);
                     started = true;
+                    patience.heard();
                     // The window may have changed while nobody was told.
                     resize(terminal).await?;
                 }
@@ -196,19 +195,26 @@ async fn resize(terminal: &mut Terminal) -> Result<()> {
     Ok(())
 }
 
-async fn reconnect(client: &Client, id: &str, tag: &str, offset: u64) -> Result<Terminal> {
-    notice("[the connection was lost, reconnecting]");
-    let until = Instant::now() + TRY_FOR;
-    let mut pause = FIRST_PAUSE;
-    loop {
+async fn reconnect(
+    client: &Client,
+    id: &str,
+    tag: &str,
+    offset: u64,
+    lost: anyhow::Error,
+    patience: &mut Patience,
+) -> Result<Terminal> {
+    if patience.is_fresh() {
+        notice("[the connection was lost, reconnecting]");
+    }
+    let mut why = lost;
+    while patience.another().await {
         match client.terminal_reattach(id, tag, offset).await {
             Ok(terminal) => return Ok(terminal),
             Err(error) if error.is_final() => return Err(error.into()),
-            Err(error) if Instant::now() + pause > until => return Err(error.into()),
-            Err(_) => sleep(pause).await,
+            Err(error) => why = error.into(),
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    Err(why)
 }
 
 /// A line for people while the terminal is raw.

@@ -27,7 +27,11 @@ async fn outlives(end: impl FnOnce(&mut World)) {
     end(&mut world);
     let noticed = async || if text(&complained).contains("reconnecting") { Ok(()) } else { Err(text(&complained)) };
     until("its notice", LIMIT, noticed).await.unwrap();
+    let so_far = text(&said).len();
     world.up().await;
+    // Before that its program would be one that ended while nobody was there.
+    let back = async || if text(&said).len() > so_far { Ok(()) } else { Err(text(&complained)) };
+    until("its return", LIMIT, back).await.unwrap();
     shell(&world.client(), &id, "touch /tmp/go").await.unwrap();
     let ended = async || followed.try_wait().unwrap().ok_or_else(|| text(&complained));
     let ended = until("its end", LIMIT, ended).await.unwrap();

@@ -259,3 +259,31 @@ async fn a_vm_whose_claim_was_wiped_has_its_slot_again_and_is_left_alone_if_some
     assert_eq!(shell(&world.client(), &made.id, "cat /tmp/kept").await.unwrap().stdout, "kept\n");
     world.agrees().await;
 }
+
+/// Records and host are compared all the while, also when everything is already left to the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_a_request_holds_up_takes_no_sandbox_for_gone() {
+    let mut world = World::running().await;
+    let client = world.client();
+    let id = client.create(&request()).await.unwrap().id;
+    let before = client.sandbox(&id).await.unwrap().host.unwrap();
+    let long = tokio::spawn({
+        let (client, id) = (client.clone(), id.clone());
+        async move { shell(&client, &id, "touch /tmp/begun; sleep 600").await }
+    });
+    let begun = async || match shell(&client, &id, "test -e /tmp/begun").await? {
+        said if said.exit_code == 0 => Ok(()),
+        said => Err(said.stderr),
+    };
+    until("the long request", LIMIT, begun).await.unwrap();
+    let asked = std::time::Instant::now();
+    assert!(world.stop(), "{}", world.last_log());
+    println!("the stop took {:.1} s", asked.elapsed().as_secs_f32());
+    assert!(long.await.unwrap().is_err(), "nobody answers it");
+    world.up().await;
+    let client = world.client();
+    let after = client.sandbox(&id).await.unwrap();
+    assert_eq!(after.status, SandboxStatus::Running, "{:?}", after.reason);
+    assert_eq!(after.host.unwrap().vmm_pid, before.vmm_pid);
+    world.agrees().await;
+}

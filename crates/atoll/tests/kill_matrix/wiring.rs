@@ -1,8 +1,8 @@
 //! Whether what runs is what was written down, and filtered as it was at first.
 //!
 //! How it works: the processes that the journal and the API name are those of the sandbox, by number and start. The nft rules of an instance,
-//! and those of a sandbox's namespace by the network it asked for, are the ones that this process saw when it first looked, which
-//! was before anybody died; counters are left out.
+//! and those of a sandbox's namespace by the network it asked for, are the ones that this process saw when it first looked: of a world
+//! with a golden before anybody died there. Counters and what sets hold at the moment are left out.
 //!
 //! Deliberately absent: what the rules say; that is drift-tested and attacked elsewhere.
 
@@ -20,12 +20,15 @@ static FIRST: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 /// The rules of the instance on the host.
 pub(crate) fn instance_rules(instance: &str) -> Result<(), String> {
     let table = format!("atoll_{instance}");
-    as_at_first(&format!("the rules of {instance}"), Command::new("nft").args(["-s", "list", "table", "inet", &table]))
+    as_at_first(
+        &format!("the rules of {instance}"),
+        Command::new("nft").args(["-s", "-t", "list", "table", "inet", &table]),
+    )
 }
 
 /// The rules of a sandbox's namespace.
 pub(crate) fn sandbox_rules(netns: &str, network: &str) -> Result<(), String> {
-    let words = ["netns", "exec", netns, "nft", "-s", "list", "ruleset"];
+    let words = ["netns", "exec", netns, "nft", "-s", "-t", "list", "ruleset"];
     as_at_first(&format!("the rules of network {network}"), Command::new("ip").args(words))
         .map_err(|why| format!("{netns}: {why}"))
 }
