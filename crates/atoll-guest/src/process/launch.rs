@@ -61,6 +61,9 @@ pub(crate) fn failure(report: &[u8]) -> Option<(Stage, io::Error)> {
     Some((Stage::of(stage), error))
 }
 
+/// What whoever started the agent may have had it ignore; a program begins with none of these ignored.
+const OFTEN_IGNORED: [c_int; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTERM];
+
 /// How many bytes a failed child writes.
 pub(crate) const REPORT: usize = 5;
 
@@ -171,7 +174,9 @@ unsafe fn prepare(launch: &Launch) -> Result<(), c_int> {
         libc::umask(0o022);
         let files = libc::rlimit { rlim_cur: 1024, rlim_max: 524_288 };
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in OFTEN_IGNORED {
+            libc::signal(signal, libc::SIG_DFL);
+        }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
