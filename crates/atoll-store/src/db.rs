@@ -93,6 +93,11 @@ async fn connect(path: &Path, connections: u32) -> Result<DatabaseConnection, St
     options
         .max_connections(connections)
         .min_connections(1)
+        // A file's connections do not age. With either limit sqlx's pool (0.9.0) has a task that goes over all idle connections, and
+        // their count is below zero, so without end, for the moment between one's return and its being counted: the task then never
+        // yields again, and its runtime never ends.
+        .idle_timeout(None)
+        .max_lifetime(None)
         .sqlx_logging(false)
         .acquire_timeout(Duration::from_secs(30));
     let path = path.to_owned();
