@@ -58,9 +58,7 @@ impl Image {
         let (base, state, disk) = (Arc::new(seal(&image)?), dir.join("state"), dir.join("disk.raw"));
         Ok(Self { base, memory, state, diff: None, disk, token: None, dir: None })
     }
-}
 
-impl Image {
     /// How long it takes to read what a restore reads and to hash it, in ms: the device state, and the changed memory if there is any.
     pub(crate) fn verification(&self) -> Result<f64> {
         let begun = Instant::now();

@@ -101,3 +101,22 @@ impl ClientError {
         matches!(self, Self::Refused(problem) if !problem.retryable)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_asked_again_and_what_was_no_refusal_is_not_final() {
+        let refused = |code: &str, retryable: bool| {
+            let error = serde_json::json!({"code": code, "message": "d"});
+            let problem = serde_json::json!({"type": "/docs", "title": "t", "status": 503, "detail": "d", "code": code,
+                "retryable": retryable, "error": error});
+            ClientError::Refused(Box::new(serde_json::from_value(problem).unwrap()))
+        };
+        assert!(!refused("host_unavailable", true).is_final(), "a host that takes its sandboxes over");
+        assert!(refused("host_unavailable", false).is_final(), "a host that lacks something");
+        assert!(refused("not_found", false).is_final());
+        assert!(!ClientError::NoAnswer { server: "s".into() }.is_final());
+    }
+}

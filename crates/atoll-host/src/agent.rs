@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::actor::{Actor, Handle, Message};
 use crate::data_dir::{DataDir, Lock};
 use crate::dial::Sockets;
-use crate::error::{failed, join_failed};
+use crate::error::{failed, join_failed, stopping};
 use crate::recovery::Found;
 use crate::shared::{Shared, begin, cpus, held};
 use crate::{HostConfig, StartError, admission, goldens, metrics, recovery};
@@ -131,11 +131,11 @@ impl HostAgent {
                 return Err(error.clone());
             }
             if self.shared.stopping.is_cancelled() {
-                return Err(HostError::Unavailable("the host agent is stopping".into()));
+                return Err(stopping());
             }
             let mut sandboxes = held(&self.shared.sandboxes);
             if self.shared.closing.load(Ordering::SeqCst) && !sandboxes.contains_key(&id) {
-                return Err(HostError::Unavailable("the host agent is stopping".into()));
+                return Err(stopping());
             }
             match sandboxes.get(&id) {
                 Some(handle) if handle.call == call => handle.created.clone(),
@@ -153,7 +153,7 @@ impl HostAgent {
         let answer = created.wait_for(Option::is_some).await.map(|answer| answer.clone());
         match answer {
             Ok(Some(answer)) => answer,
-            _ => Err(HostError::Unavailable("the host agent is stopping".into())),
+            _ => Err(stopping()),
         }
     }
 
@@ -188,9 +188,7 @@ impl HostAgent {
     fn given_back(&self, id: &SandboxId) -> Result<Destroyed, HostError> {
         match self.handle(id) {
             None => Ok(Destroyed::Done),
-            Some(_) if self.shared.stopping.is_cancelled() => {
-                Err(HostError::Unavailable("the host agent is stopping".into()))
-            }
+            Some(_) if self.shared.stopping.is_cancelled() => Err(stopping()),
             Some(_) => {
                 Err(HostError::Failed("a sandbox's actor ended without giving it back; the next start does".into()))
             }

@@ -146,13 +146,14 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> HostError {
     HostError::Failed(chain(error))
 }
 
+/// Said of what is asked of a host agent that stops, and of what it leaves to the next start.
+pub(crate) fn stopping() -> HostError {
+    HostError::Unavailable("the host agent is stopping".into())
+}
+
 /// A failed blocking task: it panicked, or the runtime ends.
 pub(crate) fn join_failed(error: tokio::task::JoinError) -> HostError {
-    if error.is_cancelled() {
-        HostError::Unavailable("the host agent is stopping".into())
-    } else {
-        HostError::Failed(format!("a blocking task failed: {error}"))
-    }
+    if error.is_cancelled() { stopping() } else { HostError::Failed(format!("a blocking task failed: {error}")) }
 }
 
 pub(crate) fn from_disk(error: DiskError) -> HostError {

@@ -12,7 +12,7 @@ use atoll_domain::host::HostError;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::error::join_failed;
+use crate::error::{join_failed, stopping};
 
 type Outcome<T> = Option<Result<T, HostError>>;
 
@@ -70,7 +70,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         };
         let told = outcome.wait_for(Option::is_some).await.map(|told| told.clone());
         // Without an outcome the runtime is going down.
-        told.ok().flatten().unwrap_or_else(|| Err(HostError::Unavailable("the host agent is stopping".into())))
+        told.ok().flatten().unwrap_or_else(|| Err(stopping()))
     }
 
     fn start(&self, work: impl FnOnce() -> Result<T, HostError> + Send + 'static, tell: watch::Sender<Outcome<T>>) {

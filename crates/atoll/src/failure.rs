@@ -51,11 +51,10 @@ pub(crate) fn refused(error: StreamError) -> anyhow::Error {
 
 /// Whether a stream ended for a reason that may pass: the connection was lost, or its host takes its sandboxes over at this moment.
 pub(crate) fn may_pass(error: &anyhow::Error) -> bool {
-    match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(StreamRefused { code, .. }), _) => *code == Some(ErrorCode::HostUnavailable),
-        (None, Some(lost)) => matches!(lost, ClientError::Lost { .. } | ClientError::NoAnswer { .. }),
-        (None, None) => false,
+    if let Some(StreamRefused { code, .. }) = error.downcast_ref() {
+        return *code == Some(ErrorCode::HostUnavailable);
     }
+    matches!(error.downcast_ref(), Some(ClientError::Lost { .. } | ClientError::NoAnswer { .. }))
 }
 
 /// Whose exit code a command passes on.

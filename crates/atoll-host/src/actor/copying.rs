@@ -31,7 +31,7 @@ use super::going_on::{self, Thawing};
 use super::vmm::{self, Alive};
 use super::work::{self, Context, Finished};
 use super::{exit_reason, pausing, resuming};
-use crate::error::{failed, from_client, from_disk, from_keeper, join_failed};
+use crate::error::{failed, from_client, from_disk, from_keeper, join_failed, stopping};
 use crate::generation;
 use crate::journal::{Base, Entry, Kept, Sources};
 use crate::objects::{self, DISK, MEMORY, SOURCES, STATE};
@@ -166,7 +166,7 @@ async fn once(
     }
     let permit = async {
         let permit = shared.pauses.acquire().await;
-        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+        permit.map_err(|_| stopping())
     };
     let _permit = context.or_cancelled(permit).await?;
     // What a limit's pause of the sandbox itself will need stays reserved beside it.

@@ -50,6 +50,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::dial::Sockets;
+use crate::error::stopping;
 use crate::journal::{Base, Kept};
 use crate::shared::Shared;
 use flattening::Flattening;
@@ -281,14 +282,14 @@ impl Actor {
             // One that is left stays on the list: whoever compares it with the records meanwhile must not take it for gone.
             self.shared.forget(self.id());
         }
-        // Whoever asked meanwhile finds nothing left, which is what they asked for.
+        // Whoever asked for an end meanwhile finds nothing left, which is what they asked for, or is told that Atoll stops.
         self.mailbox.close();
         while let Some(message) = self.mailbox.next(state).await {
             self.message(Some(message), state).await;
             if state == State::Gone {
                 self.waiting.destroyed(&Ok(Destroyed::Done));
             } else {
-                self.waiting.destroyed(&Err(HostError::Unavailable("the host agent is stopping".into())));
+                self.waiting.destroyed(&Err(stopping()));
             }
         }
     }
@@ -307,7 +308,7 @@ impl Actor {
             Message::Pause { call, mode, reply } => self.waiting.ask_pause(state, &self.call, call, mode, reply),
             Message::Resume { reply, .. } if self.shared.closing.load(Ordering::SeqCst) => {
                 // The asker has gone.
-                let _ = reply.send(Err(HostError::Unavailable("the host agent is stopping".into())));
+                let _ = reply.send(Err(stopping()));
                 None
             }
             Message::Resume { call, request, reply } => {

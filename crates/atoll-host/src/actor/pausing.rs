@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use super::going_on::{Thawing, go_on};
 use super::vmm::{self, Alive, Vm};
 use super::work::{self, Context, Finished};
-use crate::error::{failed, from_client, join_failed};
+use crate::error::{failed, from_client, join_failed, stopping};
 use crate::generation;
 use crate::journal::{Base, Entry, Journal, Kept, Sources};
 use crate::{Step, admission};
@@ -90,7 +90,7 @@ async fn keep(context: &Context, vm: &Vm, order: Order, turn: Option<OwnedSemaph
     let shared = &context.shared;
     let permit = async {
         let permit = Arc::clone(&shared.pauses).acquire_owned().await;
-        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+        permit.map_err(|_| stopping())
     };
     let _turn = match turn {
         Some(turn) => turn,

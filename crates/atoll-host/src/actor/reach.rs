@@ -14,6 +14,7 @@ use atoll_domain::host::HostError;
 use super::Actor;
 use super::usage::Usage;
 use crate::dial::Sockets;
+use crate::error::stopping;
 
 impl Actor {
     /// Hands the way into this VM out from now on, and asks its guest for what it uses; neither, when there is none.
@@ -41,7 +42,7 @@ impl Actor {
     pub(super) fn sockets(&self, state: State) -> Result<Sockets, HostError> {
         match &self.reach {
             Some(sockets) if matches!(state, State::Running | State::Copying) => Ok(sockets.clone()),
-            _ if state == State::Left => Err(HostError::Unavailable("the host agent is stopping".into())),
+            _ if state == State::Left => Err(stopping()),
             _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
             _ => Err(HostError::WrongState { state: state.as_str().into() }),
         }

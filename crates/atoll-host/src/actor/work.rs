@@ -26,7 +26,7 @@ use super::copying::CopyOutcome;
 use super::going_on::Thawing;
 use super::pausing::PauseOutcome;
 use super::vmm::{self, Alive};
-use crate::error::{failed, join_failed};
+use crate::error::{failed, join_failed, stopping};
 use crate::history::History;
 use crate::journal::{Entry, Journal, Kept, Sources};
 use crate::ready::Ready;
@@ -150,7 +150,7 @@ impl Context {
     /// The right to start a VM; waited for before anything is started.
     pub(super) async fn boot_permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>, HostError> {
         let permit = self.shared.boots.acquire().await;
-        permit.map_err(|_| HostError::Unavailable("the host agent is stopping".into()))
+        permit.map_err(|_| stopping())
     }
 
     /// What this host gives to the sandbox's guest, started from `sources`.

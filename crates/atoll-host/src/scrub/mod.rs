@@ -64,7 +64,7 @@ struct Stopped;
 
 impl From<Stopped> for HostError {
     fn from(_: Stopped) -> Self {
-        Self::Unavailable("the host agent is stopping".into())
+        crate::error::stopping()
     }
 }
 

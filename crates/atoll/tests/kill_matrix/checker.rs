@@ -1,8 +1,8 @@
 //! Whether everything that tells of sandboxes tells the same.
 //!
 //! How it works: what the database says runs is what must be there, each thing once: directory, journal without tombstone, keeper,
-//! VMM, namespace, interface, control groups, slot, by the numbers and rules that were written down ([`super::wiring`]); of what is paused the directory and what is kept ([`super::kept`]) and nothing
-//! else; and nothing else that bears the instance's name. Objects are those of goldens, templates and sandboxes ([`super::objects`]).
+//! VMM, namespace, interface, control groups, slot, by the numbers and rules that were written down ([`super::wiring`]); of what is
+//! paused the directory and what is kept ([`super::kept`]) and nothing else; and nothing else that bears the instance's name. Objects are those of goldens, templates and sandboxes ([`super::objects`]).
 //! No call is open, no row pending, no file half written, each idempotency key stands for something that is there, and each end,
 //! pause and resume has one row in the audit log. `remains` of the host agent reads the machine by itself, not by what Atoll believes.
 //!
