@@ -227,10 +227,15 @@ impl HostAgent {
     /// One of them.
     ///
     /// # Errors
-    /// [`HostError::NotFound`].
+    /// [`HostError::NotFound`]; [`HostError::Unavailable`] for one that runs while this agent stops, which lets go of it.
     pub fn inspect(&self, id: &SandboxId) -> Result<SandboxFacts, HostError> {
         self.readable(id)?;
-        self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)
+        let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
+        // After the facts: whoever lost a stream because of the stop is to hear of it here.
+        if facts.state == HostSandboxState::Running && self.shared.stopping.is_cancelled() {
+            return Err(stopping());
+        }
+        Ok(facts)
     }
 
     /// Token and environment of a sandbox; waits until one that is being adopted is.

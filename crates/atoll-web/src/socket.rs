@@ -88,8 +88,13 @@ impl Upgrade {
         self.upgrade.on_upgrade(async move |socket: WebSocket| {
             let (sink, stream) = socket.split();
             let (writer, reader) = (Writer(sink), Reader { stream });
-            // The session closes its own socket; when Atoll stops the client finds it closed and comes back.
-            let _ = stop.run_until_cancelled(session(reader, writer)).await;
+            // The session closes its own socket; when Atoll stops the client finds it closed and comes back. The stop comes first: it breaks
+            // the session's way to its process, too.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                _ = session(reader, writer) => {}
+            }
             drop(token);
         })
     }

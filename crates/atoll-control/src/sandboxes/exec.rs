@@ -134,7 +134,7 @@ impl Control {
         Ok(token)
     }
 
-    /// A lost agent may mean a lost sandbox: then that is the answer.
+    /// A lost agent may mean a lost sandbox, or a host that stops: then that is the answer.
     pub(crate) async fn why_lost(&self, sandbox: &Sandbox, error: GuestError) -> ControlError {
         match self.driver().inspect(sandbox.id.clone()).await {
             Err(HostError::NotFound) => {
@@ -145,6 +145,7 @@ impl Control {
             Ok(facts) if matches!(facts.state, HostSandboxState::Pausing | HostSandboxState::Paused) => {
                 ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Paused }
             }
+            Err(error @ HostError::Unavailable(_)) => error.into(),
             _ => ControlError::Guest(error),
         }
     }

@@ -1,11 +1,15 @@
-//! `atoll exec` over the end of the Atoll that it follows a program through.
+//! `atoll exec` over the end of the Atoll that it follows a program through, and what such an end says to whoever it cuts off.
 //!
-//! How it works: the command itself, on the data directory; its program ends when it is told to, through the Atoll that came after.
+//! How it works: the command itself, on the data directory; its program ends when it is told to, through the Atoll that came after. What
+//! is said depends on the moment, so many are there to hear it.
 //!
 //! Deliberately absent: terminals, whose connections are cut in e2e_cli.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
+
+use atoll_api::{ErrorCode, ExecRequest, StreamStart};
+use atoll_client::{ClientError, ExecEvent, ExecStream};
 
 use super::world::{LIMIT, World, binary, request, shell, until};
 
@@ -25,8 +29,9 @@ async fn outlives(end: impl FnOnce(&mut World)) {
     let begun = async || if text(&said).contains("line 5\n") { Ok(()) } else { Err(text(&complained)) };
     until("the first lines", LIMIT, begun).await.unwrap();
     end(&mut world);
-    let noticed = async || if text(&complained).contains("reconnecting") { Ok(()) } else { Err(text(&complained)) };
-    until("its notice", LIMIT, noticed).await.unwrap();
+    let noticed = async || Some(text(&complained)).filter(|text| text.ends_with('\n')).ok_or("nothing".to_owned());
+    let notice = until("its notice", LIMIT, noticed).await.unwrap();
+    assert!(notice.contains("reconnecting"), "{notice}");
     let so_far = text(&said).len();
     world.up().await;
     // Before that its program would be one that ended while nobody was there.
@@ -51,4 +56,56 @@ async fn a_command_goes_on_over_a_killed_atoll() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_goes_on_over_an_atoll_that_was_stopped() {
     outlives(|world| assert!(world.stop(), "{}", world.last_log())).await;
+}
+
+/// How many follow one program.
+const FOLLOWERS: usize = 48;
+
+/// What ends a stream.
+async fn end(mut stream: ExecStream) -> Result<ExecEvent, ClientError> {
+    loop {
+        match stream.next().await {
+            Ok(ExecEvent::Started { .. } | ExecEvent::Stdout(_)) => {}
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_whom_a_stop_cuts_off_is_told_that_the_sandbox_failed() {
+    let mut world = World::running().await;
+    let client = world.client();
+    let id = client.create(&request()).await.unwrap().id;
+    let args = vec!["-c".to_owned(), "while echo line; do sleep 0.05; done".to_owned()];
+    let start = StreamStart { cmd: "/bin/sh".into(), args, tag: Some("s".into()), ..StreamStart::default() };
+    let mut streams = vec![client.exec_stream(&id, start).await.unwrap()];
+    assert!(matches!(streams[0].next().await.unwrap(), ExecEvent::Started { .. }));
+    for _ in 1..FOLLOWERS {
+        let mut stream = client.exec_reattach(&id, "s", 0).await.unwrap();
+        while !matches!(stream.next().await.unwrap(), ExecEvent::Stdout(_)) {}
+        streams.push(stream);
+    }
+    let ends: Vec<_> = streams.into_iter().map(|stream| tokio::spawn(end(stream))).collect();
+    let (waiting, of) = (client.clone(), id.clone());
+    let plain = ExecRequest {
+        cmd: "/bin/sh".into(),
+        args: vec!["-c".into(), "touch /tmp/in; sleep 300".into()],
+        ..ExecRequest::default()
+    };
+    let waits = tokio::spawn(async move { waiting.exec(&of, &plain).await });
+    shell(&client, &id, "until [ -e /tmp/in ]; do sleep 0.05; done").await.unwrap();
+    assert!(world.stop(), "{}", world.last_log());
+    for end in ends {
+        match end.await.unwrap() {
+            Err(ClientError::Lost { .. }) => {}
+            Ok(ExecEvent::Error(told)) if told.code == Some(ErrorCode::HostUnavailable) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    match waits.await.unwrap() {
+        Err(ClientError::Refused(problem)) => assert_eq!(problem.code, ErrorCode::HostUnavailable, "{problem:?}"),
+        other => panic!("{other:?}"),
+    }
+    world.up().await;
+    world.agrees().await;
 }
