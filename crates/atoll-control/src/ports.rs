@@ -69,7 +69,7 @@ pub trait HostDriver: Send + Sync + 'static {
     /// All sandboxes that the host has.
     fn list(&self) -> BoxFuture<'_, Result<Vec<SandboxFacts>, HostError>>;
 
-    /// One of them; [`HostError::Unavailable`] for what runs on a host that stops.
+    /// One of them; [`HostError::Stopping`] for what runs on a host that stops.
     fn inspect(&self, id: SandboxId) -> BoxFuture<'_, Result<SandboxFacts, HostError>>;
 
     /// Token and environment of a running sandbox, as its keeper holds them.

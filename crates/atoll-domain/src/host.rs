@@ -127,6 +127,11 @@ impl HostError {
             other => other.to_string(),
         }
     }
+
+    /// Whether this is no answer: the host may have carried out what it was asked, or not, and has to be asked again.
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Stopping | Self::Timeout { .. })
+    }
 }
 
 /// Asks a host for a new sandbox.
@@ -420,9 +425,12 @@ pub enum HostError {
         /// What to do.
         remedy: String,
     },
-    /// The host did not answer, or is going down.
+    /// The host did not answer.
     #[error("the host cannot be reached: {0}")]
     Unavailable(String),
+    /// Its agent is going down; the next one goes on.
+    #[error("Atoll was stopping")]
+    Stopping,
     /// A phase went over its deadline.
     #[error("{what} took longer than {limit_ms} ms")]
     Timeout {

@@ -227,7 +227,7 @@ impl HostAgent {
     /// One of them.
     ///
     /// # Errors
-    /// [`HostError::NotFound`]; [`HostError::Unavailable`] for one that runs while this agent stops, which lets go of it.
+    /// [`HostError::NotFound`]; [`HostError::Stopping`] for one that runs while this agent stops, which lets go of it.
     pub fn inspect(&self, id: &SandboxId) -> Result<SandboxFacts, HostError> {
         self.readable(id)?;
         let facts = self.handle(id).map(|handle| handle.facts.borrow().clone()).ok_or(HostError::NotFound)?;
@@ -316,7 +316,11 @@ impl HostAgent {
     /// No such sandbox, not running, or a keeper that does not answer.
     pub async fn console(&self, id: &SandboxId) -> Result<Vec<u8>, HostError> {
         let sockets = self.sockets(id, false).await?;
-        sockets.console().await.map_err(|error| HostError::Failed(format!("the console cannot be read: {error}")))
+        sockets.console().await.map_err(|error| match self.shared.stopping.is_cancelled() {
+            // Which lets go of its keeper.
+            true => stopping(),
+            false => HostError::Failed(format!("the console cannot be read: {error}")),
+        })
     }
 
     /// The way into a sandbox that its actor hands out.

@@ -148,7 +148,7 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> HostError {
 
 /// Said of what is asked of a host agent that stops, and of what it leaves to the next start.
 pub(crate) fn stopping() -> HostError {
-    HostError::Unavailable("the host agent is stopping".into())
+    HostError::Stopping
 }
 
 /// A failed blocking task: it panicked, or the runtime ends.
@@ -158,6 +158,7 @@ pub(crate) fn join_failed(error: tokio::task::JoinError) -> HostError {
 
 pub(crate) fn from_disk(error: DiskError) -> HostError {
     match error {
+        DiskError::Cancelled => stopping(),
         DiskError::NoSpace { .. } => HostError::NoCapacity { what: "disk_mb".into(), needed: 1, available: 0 },
         DiskError::MissingTool { tool, package } => {
             HostError::MissingTool { what: tool, remedy: format!("apt-get install {package}") }

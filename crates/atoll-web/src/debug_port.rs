@@ -10,7 +10,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_control::sandboxes::{AgentConnection, AgentUses, CreateInput};
@@ -27,7 +27,7 @@ use hyper::client::conn::http1 as client;
 use hyper::server::conn::http1 as server;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +45,8 @@ const HEAD_BYTES: usize = 64 * 1024;
 const HEAD_FIELDS: usize = 100;
 /// How soon the end of a sandbox is seen.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the port of a sandbox that has ended may take to be free.
+const FREED: Duration = Duration::from_secs(5);
 /// How long to wait after a failed accept.
 const BACKOFF: Duration = Duration::from_millis(100);
 const TOKEN: HeaderName = HeaderName::from_static("x-access-token");
@@ -71,7 +73,7 @@ struct Inner {
     address: SocketAddr,
     tasks: TaskTracker,
     stop: CancellationToken,
-    held: Mutex<Option<Held>>,
+    held: watch::Sender<Option<Held>>,
 }
 
 /// Whose it is.
@@ -79,22 +81,28 @@ struct Inner {
 struct Held {
     /// The idempotency key of the request that took it.
     key: Option<String>,
-    /// Known once it is made.
-    sandbox: Option<SandboxId>,
+    /// Known once it is made, with who made it.
+    sandbox: Option<(SandboxId, Principal)>,
     /// Where it listens.
     address: SocketAddr,
+    /// Cancelled when it is to be given back.
+    ended: CancellationToken,
 }
 
 /// The port, taken for a sandbox that is to be made; dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Claim {
     port: DebugPort,
-    listener: TcpListener,
+    /// There until it is given back.
+    listener: Option<TcpListener>,
+    ended: CancellationToken,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        *self.port.held() = None;
+        // First: who takes it next binds the same address.
+        self.listener = None;
+        self.port.0.held.send_replace(None);
     }
 }
 
@@ -104,12 +112,12 @@ impl DebugPort {
 
     /// A port that nobody has yet; everything about it ends at `stop`.
     pub fn new(address: SocketAddr, stop: CancellationToken) -> Self {
-        Self(Arc::new(Inner { address, tasks: TaskTracker::new(), stop, held: Mutex::default() }))
+        Self(Arc::new(Inner { address, tasks: TaskTracker::new(), stop, held: watch::Sender::new(None) }))
     }
 
     /// Where it is served now, if it is.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.held().as_ref().filter(|held| held.sandbox.is_some()).map(|held| held.address)
+        self.0.held.borrow().as_ref().filter(|held| held.sandbox.is_some()).map(|held| held.address)
     }
 
     /// Waits until it was stopped and nothing of it runs any more.
@@ -119,21 +127,28 @@ impl DebugPort {
         self.0.tasks.wait().await;
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        // Every change is one assignment; a panic leaves it whole.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes it from a sandbox that has ended, which is else seen a moment later.
+    async fn free(&self, control: &Control) {
+        let holder = self.0.held.borrow().as_ref().and_then(|held| Some((held.sandbox.clone()?, held.ended.clone())));
+        let Some(((id, owner), ended)) = holder else { return };
+        if is_over(control, &owner, id.as_str()).await {
+            ended.cancel();
+            // One that is not given back is still taken.
+            let _ = tokio::time::timeout(FREED, self.0.held.subscribe().wait_for(Option::is_none)).await;
+        }
     }
 
     /// Takes the port; nothing when the same request has it already, under its idempotency key.
-    pub(crate) async fn claim(&self, key: Option<&str>) -> Result<Option<Claim>, WebError> {
+    pub(crate) async fn claim(&self, control: &Control, key: Option<&str>) -> Result<Option<Claim>, WebError> {
         let taken = |held: &Held| match &held.sandbox {
-            Some(id) => WebError::DebugPort(format!(
+            Some((id, _)) => WebError::DebugPort(format!(
                 "sandbox `{id}` has the debug port ({}); it is free again when that sandbox is destroyed",
                 held.address
             )),
             None => WebError::DebugPort("a sandbox that is being made has the debug port".into()),
         };
-        if let Some(held) = self.held().as_ref() {
+        self.free(control).await;
+        if let Some(held) = self.0.held.borrow().as_ref() {
             return if key.is_some() && held.key.as_deref() == key { Ok(None) } else { Err(taken(held)) };
         }
         let address = self.0.address;
@@ -143,13 +158,19 @@ impl DebugPort {
             ))
         })?;
         let address = listener.local_addr().unwrap_or(address);
-        let mut slot = self.held();
-        if let Some(held) = slot.as_ref() {
-            return Err(taken(held));
+        let ended = self.0.stop.child_token();
+        let mut refused = None;
+        self.0.held.send_if_modified(|slot| {
+            refused = slot.as_ref().map(taken);
+            if refused.is_none() {
+                *slot = Some(Held { key: key.map(str::to_owned), sandbox: None, address, ended: ended.clone() });
+            }
+            refused.is_none()
+        });
+        match refused {
+            Some(refused) => Err(refused),
+            None => Ok(Some(Claim { port: self.clone(), listener: Some(listener), ended })),
         }
-        *slot = Some(Held { key: key.map(str::to_owned), sandbox: None, address });
-        drop(slot);
-        Ok(Some(Claim { port: self.clone(), listener }))
     }
 
     /// Makes a sandbox and serves it; a client that goes away changes nothing about either.
@@ -165,9 +186,11 @@ impl DebugPort {
         let task = self.0.tasks.spawn(async move {
             let done = control.create_sandbox_once(&caller, input, once).await?;
             if let Some(claim) = claim {
-                if let Some(held) = claim.port.held().as_mut() {
-                    held.sandbox = Some(done.value.id.clone());
-                }
+                claim.port.0.held.send_modify(|held| {
+                    if let Some(held) = held {
+                        held.sandbox = Some((done.value.id.clone(), caller.clone()));
+                    }
+                });
                 tasks.spawn(claim.serve(control, caller, done.value.id.to_string()));
             }
             Ok(done)
@@ -179,7 +202,7 @@ impl DebugPort {
 impl Claim {
     /// Serves until the sandbox ends or Atoll stops.
     async fn serve(self, control: Control, caller: Principal, id: String) {
-        let ended = self.port.0.stop.child_token();
+        let ended = self.ended.clone();
         let forward = Forward { control, caller, id, tasks: self.port.0.tasks.clone(), ended: ended.clone() };
         tokio::select! {
             () = self.accept(&forward) => {}
@@ -191,11 +214,12 @@ impl Claim {
     }
 
     async fn accept(&self, forward: &Forward) {
+        let Some(listener) = &self.listener else { return };
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-            match self.listener.accept().await {
+            match listener.accept().await {
                 Ok((stream, _)) => {
                     let forward = forward.clone();
                     self.port.0.tasks.spawn(async move {
@@ -212,6 +236,15 @@ impl Claim {
     }
 }
 
+/// Whether the one that the port was opened for has ended.
+async fn is_over(control: &Control, owner: &Principal, id: &str) -> bool {
+    match control.sandbox(owner, id).await {
+        Ok(sandbox) => sandbox.status.is_over(),
+        // A database that does not answer this moment says nothing about the sandbox.
+        Err(error) => matches!(error, ControlError::NotFound { .. }),
+    }
+}
+
 /// What a connection needs.
 #[derive(Clone)]
 struct Forward {
@@ -224,14 +257,8 @@ struct Forward {
 
 impl Forward {
     async fn until_over(&self) {
-        loop {
+        while !is_over(&self.control, &self.caller, &self.id).await {
             tokio::time::sleep(LOOK).await;
-            match self.control.sandbox(&self.caller, &self.id).await {
-                Ok(sandbox) if sandbox.status.is_over() => return,
-                Err(ControlError::NotFound { .. }) => return,
-                // A database that does not answer this moment says nothing about the sandbox.
-                Ok(_) | Err(_) => {}
-            }
         }
     }
 
@@ -249,7 +276,13 @@ impl Forward {
             .max_headers(HEAD_FIELDS)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        if let Some(Err(error)) = ended.run_until_cancelled(connection).await {
+        let served = tokio::select! {
+            // First: what ends it may have cut the agent off, too.
+            biased;
+            () = ended.cancelled() => return,
+            served = connection => served,
+        };
+        if let Err(error) = served {
             tracing::debug!(%error, "a connection to the debug port ended");
         }
     }

@@ -131,6 +131,7 @@ fn of_host(error: &HostError) -> Shape {
         }
         HostError::MissingTool { .. } => HOST,
         HostError::Unavailable(_) => hidden(HOST, "the host cannot be reached; try again"),
+        HostError::Stopping => hidden(HOST, "Atoll is stopping; try again when it is back"),
         HostError::Timeout { .. } => TIMEOUT,
         HostError::Failed(_) => hidden(AGENT, &format!("the host failed; {IN_LOG}")),
     }

@@ -90,6 +90,7 @@ async fn close(control: &Control, operation: &Operation) -> Result<bool, Control
 async fn agrees(control: &Control, sandbox: &Sandbox) -> Result<bool, ControlError> {
     match control.driver().inspect(sandbox.id.clone()).await {
         Err(HostError::NotFound) => Ok(true),
+        Err(error) if error.is_no_answer() => Ok(false),
         Err(error) => Err(error.into()),
         Ok(facts) => Ok(match (sandbox.status, facts.state) {
             (SandboxStatus::Running, HostSandboxState::Running) => true,

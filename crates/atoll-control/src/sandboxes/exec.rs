@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_domain::host::{GuestToken, HostError, HostSandboxState};
+use atoll_domain::host::{GuestToken, HostError};
 use atoll_domain::record::Sandbox;
 use atoll_domain::{Invalid, Principal, SandboxId, SandboxStatus, validate};
 use atoll_guest_client::{
@@ -132,22 +132,6 @@ impl Control {
         let token = self.driver().secrets(sandbox.id.clone()).await.map_err(|e| gone(&sandbox.id, e))?.token;
         self.remember_token(&sandbox.id, token.clone());
         Ok(token)
-    }
-
-    /// A lost agent may mean a lost sandbox, or a host that stops: then that is the answer.
-    pub(crate) async fn why_lost(&self, sandbox: &Sandbox, error: GuestError) -> ControlError {
-        match self.driver().inspect(sandbox.id.clone()).await {
-            Err(HostError::NotFound) => {
-                let status = self.store().sandbox(&sandbox.id).await.ok().flatten().map(|s| s.status);
-                let status = status.filter(|s| s.is_over()).unwrap_or(SandboxStatus::Stopped);
-                ControlError::NotRunning { id: sandbox.id.to_string(), status }
-            }
-            Ok(facts) if matches!(facts.state, HostSandboxState::Pausing | HostSandboxState::Paused) => {
-                ControlError::NotRunning { id: sandbox.id.to_string(), status: SandboxStatus::Paused }
-            }
-            Err(error @ HostError::Unavailable(_)) => error.into(),
-            _ => ControlError::Guest(error),
-        }
     }
 }
 

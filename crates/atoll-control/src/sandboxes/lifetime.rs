@@ -84,7 +84,7 @@ impl Control {
         let answer = self.driver().set_lifetime(sandbox.id.clone(), limits).await;
         match &answer {
             // The call stays open: the host hears of it when it is there again.
-            Err(HostError::Unavailable(_) | HostError::Timeout { .. }) => return Ok(answer?),
+            Err(error) if error.is_no_answer() => return Ok(answer?),
             Err(HostError::NotFound) | Ok(()) => {}
             Err(_) => {
                 if !self.put_limits_back(sandbox, limits.revision).await? {
@@ -117,7 +117,7 @@ impl Control {
         tx.happened(&sandbox.id, &self.happening(sandbox, HappeningKind::LifetimeChanged, what)).await?;
         tx.commit().await?;
         let again = self.driver().set_lifetime(sandbox.id.clone(), Limits { lifetime, revision: refused }).await;
-        Ok(!matches!(again, Err(HostError::Unavailable(_) | HostError::Timeout { .. })))
+        Ok(!again.is_err_and(|error| error.is_no_answer()))
     }
 }
 

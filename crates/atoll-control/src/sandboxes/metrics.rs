@@ -98,7 +98,8 @@ impl Control {
     pub(crate) async fn keep_used_late(&self, sandbox: &Sandbox, call: &OperationId) -> Result<bool, ControlError> {
         let used = match tokio::time::timeout(LATE_LIMIT, self.driver().flush_metrics(sandbox.id.clone())).await {
             Ok(Ok(points)) => points,
-            Err(_) | Ok(Err(HostError::Unavailable(_) | HostError::Timeout { .. })) => return Ok(false),
+            Err(_) => return Ok(false),
+            Ok(Err(error)) if error.is_no_answer() => return Ok(false),
             // It has nothing, or cannot read what it has: that is no better the next time.
             Ok(Err(error)) => {
                 tracing::warn!(sandbox.id = %sandbox.id, %error, "what a paused sandbox used is lost");

@@ -13,6 +13,7 @@ mod files;
 mod frozen;
 mod history;
 mod lifetime;
+mod lost;
 mod metrics;
 mod pause;
 mod processes;

@@ -56,7 +56,10 @@ pub(crate) fn mode(text: Option<&str>) -> Result<PauseMode, Invalid> {
 
 /// Whether a host's no is about the state that a sandbox is in, and no failure.
 pub(crate) fn is_refusal(error: &HostError) -> bool {
-    matches!(error, HostError::WrongState { .. } | HostError::NotFound | HostError::Unavailable(_))
+    matches!(
+        error,
+        HostError::WrongState { .. } | HostError::NotFound | HostError::Unavailable(_) | HostError::Stopping
+    )
 }
 
 impl Control {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use atoll_control::sandboxes::{CreateInput, ExecInput, FileDownload};
 use atoll_control::{ControlError, MAX_CALLS, What};
 use atoll_domain::SandboxStatus;
+use atoll_domain::host::HostError;
 use atoll_guest_client::FileBody;
 use atoll_testkit::{ControlBox, Fault, Gate, Method, eventually};
 use futures_util::TryStreamExt as _;
@@ -80,6 +81,23 @@ async fn a_deadline_is_told_as_one() {
     let input = ExecInput { timeout_sec: Some(7), ..command("sleep", &["100"]) };
     let answer = fixture.control.exec(&fixture.principal, id.as_str(), input).await;
     assert!(matches!(answer, Err(ControlError::CommandTimeout { seconds: 7 })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_a_stopping_host_lets_go_of_is_not_one_that_failed() {
+    let fixture = ControlBox::start().await;
+    let id = fixture.sandbox().await.id;
+    for stops in [false, true] {
+        fixture.host.plan(Method::OpenStream, Fault::Refuse(HostError::Unavailable("cut".into())));
+        if stops {
+            fixture.host.plan(Method::Inspect, Fault::Refuse(HostError::Stopping));
+        }
+        match fixture.control.exec(&fixture.principal, id.as_str(), command("true", &[])).await {
+            Err(ControlError::Guest(_)) if !stops => {}
+            Err(ControlError::Host(HostError::Stopping)) if stops => {}
+            other => panic!("{stops}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -195,8 +195,9 @@ async fn a_destroy_that_begins_while_an_outcome_is_looked_at_is_not_forgotten_th
     gate.open();
     assert_eq!(comparing.await.unwrap().unwrap().paused, std::slice::from_ref(&id));
     assert_eq!(open(&fixture).await, [OperationKind::Destroy]);
-    // Killed before its host has heard of it.
+    // Killed before its host has heard of it, and stopped before the next one has carried it out.
     fixture.restart().await;
+    fixture.host.plan(Method::Destroy, Fault::Refuse(HostError::Stopping));
     fixture.start_loops();
     let over = || async { (status(&fixture, &id).await == SandboxStatus::Stopped).then_some(()) };
     eventually("the destroy to be carried out", over).await;

@@ -455,9 +455,9 @@ impl Actor {
 
     fn create_failed(&mut self) {
         if self.waiting.is_creating() {
-            let called_off = HostError::WrongState { state: "being destroyed".into() };
+            let called_off = || work::called_off(&self.shared);
             let error =
-                if self.cancel.is_cancelled() { called_off } else { self.failure.clone().unwrap_or(called_off) };
+                if self.cancel.is_cancelled() { called_off() } else { self.failure.clone().unwrap_or_else(called_off) };
             self.shared.remember(self.id(), &self.call, error.clone());
             self.waiting.created(Err(error));
         }

@@ -74,7 +74,8 @@ pub(super) async fn run(
             tracing::warn!(sandbox.id = %context.spec.id, %error, "a sandbox could not be paused");
             match go_on(&context, &vm).await {
                 Ok(thawing) => {
-                    if order.by_host {
+                    // One that was called off did not fail.
+                    if order.by_host && !context.cancel.is_cancelled() {
                         let kind = HostEventKind::PauseFailed { reason: error.told(), cause: order.cause };
                         context.tell(kind).await;
                     }

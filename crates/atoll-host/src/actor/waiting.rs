@@ -15,6 +15,7 @@ use atoll_domain::record::Paused;
 use atoll_domain::ttl::Cause;
 use tokio::sync::watch;
 
+use super::work::being_destroyed;
 use super::{CreateAnswer, Reply, pausing, resuming};
 use crate::dial::Sockets;
 use crate::journal::Kept;
@@ -211,8 +212,7 @@ impl Waiting {
     }
 
     pub(super) fn pause_failed(&mut self, failure: Option<&HostError>) {
-        let called_off = HostError::WrongState { state: "being destroyed".into() };
-        tell(&mut self.pauses, &Err(failure.cloned().unwrap_or(called_off)));
+        tell(&mut self.pauses, &Err(failure.cloned().unwrap_or_else(being_destroyed)));
     }
 
     pub(super) fn resumed(&mut self, answer: Result<SandboxFacts, HostError>) {
@@ -220,8 +220,7 @@ impl Waiting {
     }
 
     pub(super) fn copied(&mut self) {
-        let called_off = HostError::WrongState { state: "being destroyed".into() };
-        let answer = self.copied.take().unwrap_or(Err(called_off));
+        let answer = self.copied.take().unwrap_or_else(|| Err(being_destroyed()));
         tell(&mut self.copies, &answer);
     }
 

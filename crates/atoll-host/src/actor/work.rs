@@ -177,7 +177,11 @@ impl Context {
 
     /// Between two steps: whether to go on.
     pub(super) fn called_off(&self) -> Result<(), HostError> {
-        if self.cancel.is_cancelled() { Err(being_destroyed()) } else { Ok(()) }
+        if self.cancel.is_cancelled() { Err(self.why_called_off()) } else { Ok(()) }
+    }
+
+    fn why_called_off(&self) -> HostError {
+        called_off(&self.shared)
     }
 
     /// Whether the sandbox is being destroyed, as [`Context::destroyed`] has it.
@@ -214,9 +218,14 @@ impl Context {
     ) -> Result<T, HostError> {
         tokio::select! {
             done = work => done,
-            () = self.cancel.cancelled() => Err(being_destroyed()),
+            () = self.cancel.cancelled() => Err(self.why_called_off()),
         }
     }
+}
+
+/// Why what was asked of a sandbox is not done, once it is called off.
+pub(super) fn called_off(shared: &Shared) -> HostError {
+    if shared.stopping.is_cancelled() { stopping() } else { being_destroyed() }
 }
 
 pub(super) fn being_destroyed() -> HostError {

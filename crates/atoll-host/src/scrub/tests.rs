@@ -194,5 +194,5 @@ fn a_stop_ends_it() {
     kit.stopping.cancel();
     let sandboxes = kit.dir.path().join("sandboxes");
     let stopped = Scrub::new(&kit.objects, &kit.signer, &sandboxes, &kit.stopping).run();
-    assert!(matches!(stopped, Err(HostError::Unavailable(_))), "{stopped:?}");
+    assert!(matches!(stopped, Err(HostError::Stopping)), "{stopped:?}");
 }

@@ -70,7 +70,7 @@ async fn create(
     };
     let done = if request.debug_port {
         web.control.may_open_debug_port(&caller)?;
-        let claim = web.debug_port.claim(key.text()).await?;
+        let claim = web.debug_port.claim(&web.control, key.text()).await?;
         web.debug_port.create(claim, &web.control, &caller, input, once).await?
     } else {
         web.control.create_sandbox_once(&caller, input, once).await?

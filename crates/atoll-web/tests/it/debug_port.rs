@@ -96,7 +96,11 @@ async fn it_is_one_sandboxs_until_that_ends() {
     assert_eq!(service.get("/v1/sandboxes").await.json().as_array().unwrap().len(), 1, "nothing was begun");
     service.post("/v1/sandboxes", asks()).await.problem(403, "forbidden");
     assert_eq!(service.delete(&format!("/v1/sandboxes/{id}")).await.status, 204);
-    eventually("it is free again", async || service.debug_port.address().is_none()).await;
+    let next = service.local(Method::POST, "/v1/sandboxes", asks()).await;
+    assert_eq!(next.status, 201, "it is free at once: {next:?}");
+    let id = next.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(service.delete(&format!("/v1/sandboxes/{id}")).await.status, 204);
+    eventually("it is closed without a next", async || service.debug_port.address().is_none()).await;
     assert!(TcpStream::connect(&address).await.is_err());
     service.fail_next(HostError::Unavailable("not now".into()));
     assert_eq!(service.local(Method::POST, "/v1/sandboxes", asks()).await.status, 503);

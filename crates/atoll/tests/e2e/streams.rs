@@ -170,7 +170,9 @@ async fn a_terminal_echoes_resizes_and_is_come_back_to() {
     terminal.resize(132, 43).await.unwrap();
     terminal.input(Bytes::from_static(b"stty size\n")).await.unwrap();
     until(&mut terminal, &mut seen, "43 132").await;
-    terminal.input(Bytes::from_static(b"sleep 9000\n")).await.unwrap();
+    // Said by the one that shall be interrupted: the shell itself is not yet waiting when it says something.
+    terminal.input(Bytes::from_static(b"sh -c 'echo waiting-$((1 + 1)); exec sleep 9000'\n")).await.unwrap();
+    until(&mut terminal, &mut seen, "waiting-2").await;
     terminal.input(Bytes::from_static(b"\x03")).await.unwrap();
     terminal.input(Bytes::from_static(b"echo inter''rupted; cd /usr; marker=kept\n")).await.unwrap();
     until(&mut terminal, &mut seen, "interrupted").await;

@@ -40,9 +40,12 @@ fn a_shell_has_the_windows_size_takes_ctrl_c_and_outlives_its_connection() {
     shell.expect("after-23");
 
     // The lines go on while nobody is connected; none is lost and none comes twice.
-    shell.send("for n in 1 2 3 4 5 6 7 8; do echo line-$n-; sleep 0.3; done; echo end-$((40 + 2))\n");
+    shell.send(
+        "n=0; until [ -e /tmp/cut ] && [ $n -gt 7 ]; do n=$((n+1)); echo line-$n-; sleep 0.3; done; echo end-$((40 + 2))\n",
+    );
     shell.expect("line-1-");
     proxy.cut();
+    assert_eq!(server.run(&["exec", &id, "--", "touch", "/tmp/cut"]).code, Some(0));
     let rest = shell.expect("end-42");
     assert!(rest.contains("reconnecting"), "{rest:?}");
     for n in 2..=8 {

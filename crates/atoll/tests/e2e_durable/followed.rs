@@ -8,8 +8,8 @@
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
-use atoll_api::{ErrorCode, ExecRequest, StreamStart};
-use atoll_client::{ClientError, ExecEvent, ExecStream};
+use atoll_api::{CreateSandboxRequest, ErrorCode, ExecRequest, ExecResponse, SandboxStatus, StreamStart};
+use atoll_client::{Client, ClientError, ExecEvent, ExecStream};
 
 use super::world::{LIMIT, World, binary, request, shell, until};
 
@@ -86,14 +86,16 @@ async fn nobody_whom_a_stop_cuts_off_is_told_that_the_sandbox_failed() {
         streams.push(stream);
     }
     let ends: Vec<_> = streams.into_iter().map(|stream| tokio::spawn(end(stream))).collect();
-    let (waiting, of) = (client.clone(), id.clone());
-    let plain = ExecRequest {
-        cmd: "/bin/sh".into(),
-        args: vec!["-c".into(), "touch /tmp/in; sleep 300".into()],
-        ..ExecRequest::default()
-    };
-    let waits = tokio::spawn(async move { waiting.exec(&of, &plain).await });
-    shell(&client, &id, "until [ -e /tmp/in ]; do sleep 0.05; done").await.unwrap();
+    let waits = tokio::spawn(waits_for_a_command(client.clone(), id.clone(), LONG));
+    shell(&client, &id, BEGUN).await.unwrap();
+    let making = client.clone();
+    let cold = CreateSandboxRequest { boot: Some("cold".into()), ..request() };
+    let made = tokio::spawn(async move { making.create(&cold).await });
+    let unmade = until("the other's row", LIMIT, async || match client.sandboxes().await {
+        Ok(rows) => rows.into_iter().map(|row| row.id).find(|other| *other != id).ok_or("none".into()),
+        Err(error) => Err(error.to_string()),
+    });
+    let unmade = unmade.await.unwrap();
     assert!(world.stop(), "{}", world.last_log());
     for end in ends {
         match end.await.unwrap() {
@@ -102,10 +104,40 @@ async fn nobody_whom_a_stop_cuts_off_is_told_that_the_sandbox_failed() {
             other => panic!("{other:?}"),
         }
     }
-    match waits.await.unwrap() {
-        Err(ClientError::Refused(problem)) => assert_eq!(problem.code, ErrorCode::HostUnavailable, "{problem:?}"),
-        other => panic!("{other:?}"),
+    for told in [waits.await.unwrap().map(drop), made.await.unwrap().map(drop)] {
+        assert_eq!(told.as_ref().map_err(ClientError::code), Err(Some(ErrorCode::HostUnavailable)), "{told:?}");
     }
     world.up().await;
+    let row = world.client().sandbox(&unmade).await.unwrap();
+    assert_eq!((row.status, row.reason.as_deref()), (SandboxStatus::Error, Some("Atoll was stopping")));
     world.agrees().await;
+}
+
+/// A program that ends long after everything else.
+const LONG: &str = "touch /tmp/in; sleep 300";
+/// Ends as soon as that has begun.
+const BEGUN: &str = "until [ -e /tmp/in ]; do sleep 0.05; done";
+
+/// Runs a command to its end.
+async fn waits_for_a_command(client: Client, id: String, line: &'static str) -> Result<ExecResponse, ClientError> {
+    let args = vec!["-c".to_owned(), line.to_owned()];
+    client.exec(&id, &ExecRequest { cmd: "/bin/sh".into(), args, ..ExecRequest::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_an_end_cuts_off_is_told_that_the_sandbox_is_over() {
+    let world = World::running().await;
+    let client = world.client();
+    for _ in 0..3 {
+        let id = client.create(&request()).await.unwrap().id;
+        let waits = tokio::spawn(waits_for_a_command(client.clone(), id.clone(), LONG));
+        shell(&client, &id, BEGUN).await.unwrap();
+        client.destroy(&id).await.unwrap();
+        let told = waits.await.unwrap();
+        assert_eq!(told.as_ref().map_err(ClientError::code), Err(Some(ErrorCode::InvalidState)), "{told:?}");
+    }
+    // Its guest's last word comes before its VMM has ended.
+    let id = client.create(&request()).await.unwrap().id;
+    let told = waits_for_a_command(client.clone(), id, "echo o > /proc/sysrq-trigger; sleep 300").await;
+    assert_eq!(told.as_ref().map_err(ClientError::code), Err(Some(ErrorCode::InvalidState)), "{told:?}");
 }

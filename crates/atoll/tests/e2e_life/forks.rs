@@ -103,17 +103,6 @@ fn now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
 }
 
-/// Pauses it with its user code standing still; an agent that a loaded machine keeps from answering is asked again in another life.
-async fn pause_quiesced(sandbox: &mut Sandbox) {
-    for _ in 0..20 {
-        if sandbox.pause(PauseMode::Memory).await.quiesced {
-            return;
-        }
-        sandbox.resume(PauseMode::Memory).await;
-    }
-    panic!("its agent never answered in time");
-}
-
 /// Neither goes back where time goes on: the monotonic clock from line to line.
 fn forward(lines: &[Line]) {
     for pair in lines.windows(2) {
@@ -137,7 +126,7 @@ async fn no_clock_is_stale_and_no_draw_is_shared() {
     let mut sandbox = scene.create(|_| {}).await;
     start(&sandbox, LOGGER).await;
     written(&sandbox).await;
-    pause_quiesced(&mut sandbox).await;
+    sandbox.pause_quiesced().await;
     let asleep = now();
     atoll_testkit::eventually("time to pass", async || (now() > asleep + AWAY.as_nanos()).then_some(())).await;
     let awake = now();

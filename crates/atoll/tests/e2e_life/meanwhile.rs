@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 
 use crate::embedded;
 use crate::scene::{GOLDEN_BUDGET_MB, Sandbox, Scene};
-use crate::still::{signal, template_that_takes};
+use crate::still::{signal, state_written, template_that_takes};
 
 async fn state(sandbox: &Sandbox) -> HostSandboxState {
     sandbox.host.inspect(sandbox.id.clone()).await.unwrap().state
@@ -37,12 +37,16 @@ async fn a_pause_and_a_resume_wait_for_the_template_that_is_made() {
     let mut sandbox = scene.create(|_| {}).await;
     sandbox.sh("echo kept > /dev/shm/file").await;
     let pause = async {
-        one_more_than(&scene, 0).await;
+        state_written(&scene, &[]).await;
         sandbox.host.pause(sandbox.call(), sandbox.id.clone(), PauseMode::Memory).await
     };
     let (_, paused) = tokio::join!(template_that_takes(&sandbox, &scene, "t1", Duration::from_secs(1)), pause);
-    paused.unwrap();
     assert_eq!(state(&sandbox).await, HostSandboxState::Paused);
+    if !paused.unwrap().quiesced {
+        // Of such a one there is no template.
+        sandbox.resume(PauseMode::Memory).await;
+        sandbox.pause_quiesced().await;
+    }
     let next = Incarnation(sandbox.life.0 + 1);
     let resume = async {
         one_more_than(&scene, 1).await;
@@ -64,7 +68,7 @@ async fn a_stop_that_pauses_waits_for_what_is_being_copied_or_resumed() {
     resumed.pause(PauseMode::Memory).await;
     resumed.life = Incarnation(resumed.life.0 + 1);
     let stop = async {
-        one_more_than(&scene, 0).await;
+        state_written(&scene, &[]).await;
         let begun = async {
             eventually("the resume to begin", async || {
                 (state(&resumed).await != HostSandboxState::Paused).then_some(())
@@ -118,8 +122,8 @@ async fn the_memory_of_a_vm_is_of_the_machine_that_it_was_started_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_template_is_made_of_a_device_state_that_was_spoiled() {
     let scene = Scene::new().await;
-    let sandbox = scene.create(|_| {}).await;
-    sandbox.pause(PauseMode::Memory).await;
+    let mut sandbox = scene.create(|_| {}).await;
+    sandbox.pause_quiesced().await;
     let generations = fs::read_dir(scene.directory(&sandbox.id).join("generations")).unwrap();
     let file = generations.map(|entry| entry.unwrap().path().join("state")).next().unwrap();
     let whole = fs::read(&file).unwrap();

@@ -127,7 +127,8 @@ impl Scene {
     pub(crate) fn allocated(&self) -> u64 {
         use std::os::unix::fs::MetadataExt as _;
         fn of(path: &Path) -> u64 {
-            let meta = std::fs::symlink_metadata(path).unwrap();
+            // What is replaced at this moment is gone by one of its names.
+            let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
             let inner = meta.is_dir().then(|| std::fs::read_dir(path).unwrap().map(|entry| of(&entry.unwrap().path())));
             meta.blocks() * 512 + inner.map_or(0, Iterator::sum)
         }
@@ -230,6 +231,17 @@ impl Sandbox {
 
     pub(crate) async fn pause(&self, mode: PauseMode) -> Paused {
         self.host.pause(self.call(), self.id.clone(), mode).await.unwrap()
+    }
+
+    /// Pauses it with its user code standing still; an agent that a loaded machine keeps from answering is asked again in another life.
+    pub(crate) async fn pause_quiesced(&mut self) {
+        for _ in 0..20 {
+            if self.pause(PauseMode::Memory).await.quiesced {
+                return;
+            }
+            self.resume(PauseMode::Memory).await;
+        }
+        panic!("its agent never answered in time");
     }
 
     pub(crate) fn resume_request(&self, mode: PauseMode) -> ResumeSandbox {

@@ -36,17 +36,20 @@ async fn behind(sandbox: &Sandbox) -> Duration {
     Duration::from_nanos(u64::try_from(before.saturating_sub(guest)).unwrap())
 }
 
+/// Waits until a device state is written into an object that is not among those: from then on a template's sandbox does not run on
+/// because its agent is late.
+pub(crate) async fn state_written(scene: &Scene, known: &[std::path::PathBuf]) {
+    let state = |path: &std::path::PathBuf| std::fs::metadata(path.join("state")).is_ok_and(|meta| meta.len() > 0);
+    let written = async || scene.objects().iter().any(|path| !known.contains(path) && state(path)).then_some(());
+    eventually("the state to be written", written).await;
+}
+
 /// The VM stands still when its state is written: the keeper is stopped there, and with it what the VM waits for.
 pub(crate) async fn template_that_takes(sandbox: &Sandbox, scene: &Scene, name: &str, time: Duration) -> Duration {
-    let keeper = sandbox.host.inspect(sandbox.id.clone()).await.unwrap().keeper_pid;
     let known = scene.objects();
     let slow = async {
-        let written = async || {
-            let state =
-                |path: &std::path::PathBuf| std::fs::metadata(path.join("state")).is_ok_and(|meta| meta.len() > 0);
-            scene.objects().iter().any(|path| !known.contains(path) && state(path)).then_some(())
-        };
-        eventually("the state to be written", written).await;
+        state_written(scene, &known).await;
+        let keeper = sandbox.host.inspect(sandbox.id.clone()).await.unwrap().keeper_pid;
         signal(keeper, Signal::SIGSTOP);
         passed(Instant::now(), time).await;
         signal(keeper, Signal::SIGCONT);

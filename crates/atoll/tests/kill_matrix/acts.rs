@@ -145,6 +145,11 @@ impl Life<'_> {
             Act::Template => self.template().await,
             Act::TemplateOfPaused => {
                 let id = self.known()?;
+                if self.client.sandbox(&id).await.map_err(text)?.paused.is_some_and(|kept| !kept.quiesced) {
+                    // Its agent was late, and of such a one there is no template.
+                    self.resume(None).await?;
+                    self.pause(&id).await?;
+                }
                 self.template_of(&id).await?;
                 self.delete_template().await
             }
