@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::actor::{Actor, Handle, Message};
 use crate::data_dir::{DataDir, Lock};
 use crate::dial::Sockets;
-use crate::error::{failed, join_failed, stopping};
+use crate::error::{failed, join_failed, silent, stopping};
 use crate::recovery::Found;
 use crate::shared::{Shared, begin, cpus, held};
 use crate::{HostConfig, StartError, admission, goldens, metrics, recovery};
@@ -153,7 +153,7 @@ impl HostAgent {
         let answer = created.wait_for(Option::is_some).await.map(|answer| answer.clone());
         match answer {
             Ok(Some(answer)) => answer,
-            _ => Err(stopping()),
+            _ => Err(silent(&self.shared)),
         }
     }
 
@@ -316,11 +316,14 @@ impl HostAgent {
     /// No such sandbox, not running, or a keeper that does not answer.
     pub async fn console(&self, id: &SandboxId) -> Result<Vec<u8>, HostError> {
         let sockets = self.sockets(id, false).await?;
-        sockets.console().await.map_err(|error| match self.shared.stopping.is_cancelled() {
-            // Which lets go of its keeper.
-            true => stopping(),
-            false => HostError::Failed(format!("the console cannot be read: {error}")),
-        })
+        let read = sockets.console().await;
+        // A stop lets go of its keeper.
+        let stops = self.shared.stopping.is_cancelled();
+        read.map_err(
+            |error| {
+                if stops { stopping() } else { HostError::Failed(format!("the console cannot be read: {error}")) }
+            },
+        )
     }
 
     /// The way into a sandbox that its actor hands out.

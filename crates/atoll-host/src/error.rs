@@ -14,6 +14,8 @@ use atoll_keeper::KeeperError;
 use atoll_keeper::client::ClientError;
 use atoll_net::NetError;
 
+use crate::shared::Shared;
+
 /// Why a host agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -149,6 +151,15 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> HostError {
 /// Said of what is asked of a host agent that stops, and of what it leaves to the next start.
 pub(crate) fn stopping() -> HostError {
     HostError::Stopping
+}
+
+/// An actor that gives no answer any more: it leaves its sandbox to the next start, or a fault ended it.
+pub(crate) fn silent(shared: &Shared) -> HostError {
+    if shared.stopping.is_cancelled() {
+        stopping()
+    } else {
+        HostError::Unavailable("the sandbox's actor has ended".into())
+    }
 }
 
 /// A failed blocking task: it panicked, or the runtime ends.

@@ -17,7 +17,7 @@ use atoll_domain::{SandboxId, Shape};
 use tokio::sync::oneshot;
 
 use crate::actor::{Message, Reply};
-use crate::error::{failed, join_failed, stopping};
+use crate::error::{failed, join_failed, silent};
 use crate::metrics::Metrics;
 use crate::{HostAgent, admission};
 
@@ -33,7 +33,7 @@ impl HostAgent {
     pub(crate) fn unanswered(&self, id: &SandboxId) -> HostError {
         match self.handle(id) {
             None => HostError::NotFound,
-            Some(_) => stopping(),
+            Some(_) => silent(&self.shared),
         }
     }
 

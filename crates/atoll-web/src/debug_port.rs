@@ -133,8 +133,10 @@ impl DebugPort {
         let Some(((id, owner), ended)) = holder else { return };
         if is_over(control, &owner, id.as_str()).await {
             ended.cancel();
-            // One that is not given back is still taken.
-            let _ = tokio::time::timeout(FREED, self.0.held.subscribe().wait_for(Option::is_none)).await;
+            let mut slot = self.0.held.subscribe();
+            // Given back, or taken by the next already. One that is not given back is still taken.
+            let freed = slot.wait_for(|held| held.as_ref().is_none_or(|held| !held.ended.is_cancelled()));
+            let _ = tokio::time::timeout(FREED, freed).await;
         }
     }
 
@@ -147,16 +149,24 @@ impl DebugPort {
             )),
             None => WebError::DebugPort("a sandbox that is being made has the debug port".into()),
         };
+        // Of whoever has it, if somebody has.
+        let answer = || {
+            let held = self.0.held.borrow();
+            let is_ours = |held: &Held| key.is_some() && held.key.as_deref() == key;
+            held.as_ref().map(|held| if is_ours(held) { Ok(None) } else { Err(taken(held)) })
+        };
         self.free(control).await;
-        if let Some(held) = self.0.held.borrow().as_ref() {
-            return if key.is_some() && held.key.as_deref() == key { Ok(None) } else { Err(taken(held)) };
+        if let Some(answer) = answer() {
+            return answer;
         }
         let address = self.0.address;
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            WebError::DebugPort(format!(
-                "the debug port {address} cannot be had ({error}): another program may have it"
-            ))
-        })?;
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                let why = format!("the debug port {address} cannot be had ({error}): another program may have it");
+                return answer().unwrap_or(Err(WebError::DebugPort(why)));
+            }
+        };
         let address = listener.local_addr().unwrap_or(address);
         let ended = self.0.stop.child_token();
         let mut refused = None;

@@ -15,18 +15,21 @@ use atoll_guest_client::GuestError;
 use crate::{Control, ControlError};
 
 /// How long a host may take to notice that a VM has ended.
-const NOTICED: Duration = Duration::from_secs(1);
+const NOTICED: Duration = Duration::from_secs(3);
 /// How long until it is asked again.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Control {
-    /// The state of a sandbox whose agent is lost.
+    /// The state of a sandbox whose agent is lost; `Paused` also when it has begun another life since.
     async fn settled(&self, sandbox: &Sandbox, error: &GuestError) -> Result<HostSandboxState, HostError> {
         let begun = Instant::now();
         loop {
-            let state = self.driver().inspect(sandbox.id.clone()).await.map(|facts| facts.state);
-            if state != Ok(HostSandboxState::Running) || !is_cut(error) || begun.elapsed() > NOTICED {
-                return state;
+            let facts = self.driver().inspect(sandbox.id.clone()).await?;
+            if facts.incarnation > sandbox.incarnation {
+                return Ok(HostSandboxState::Paused);
+            }
+            if facts.state != HostSandboxState::Running || !is_cut(error) || begun.elapsed() > NOTICED {
+                return Ok(facts.state);
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -35,7 +38,9 @@ impl Control {
     /// A lost agent may mean a lost sandbox, or a host that stops: then that is the answer.
     pub(crate) async fn why_lost(&self, sandbox: &Sandbox, error: GuestError) -> ControlError {
         let over = match self.settled(sandbox, &error).await {
-            Ok(HostSandboxState::Pausing | HostSandboxState::Paused) => SandboxStatus::Paused,
+            Ok(HostSandboxState::Pausing | HostSandboxState::Paused | HostSandboxState::Resuming) => {
+                SandboxStatus::Paused
+            }
             Ok(HostSandboxState::Stopping | HostSandboxState::Stuck) | Err(HostError::NotFound) => {
                 let status = self.store().sandbox(&sandbox.id).await.ok().flatten().map(|s| s.status);
                 status.filter(|s| s.is_over()).unwrap_or(SandboxStatus::Stopped)

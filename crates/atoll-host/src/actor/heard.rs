@@ -133,7 +133,11 @@ impl Actor {
             }
             Finished::Prepared(Err(error)) | Finished::Booted(Err(error)) => {
                 tracing::warn!(sandbox.id = %self.id(), %error, "a step of the start failed");
-                self.reason = error.told();
+                // What fails once it is called off fails by that.
+                let error = if self.cancel.is_cancelled() { self.why_called_off() } else { error };
+                if !self.waiting.is_being_destroyed() {
+                    self.reason = error.told();
+                }
                 self.failure = Some(error);
                 Event::WorkFailed
             }

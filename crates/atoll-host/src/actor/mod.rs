@@ -453,11 +453,18 @@ impl Actor {
         }
     }
 
+    /// Why a start that was called off came to nothing: what somebody asked for counts before a stop that came later.
+    fn why_called_off(&self) -> HostError {
+        if self.waiting.is_being_destroyed() && !self.shared.closing.load(Ordering::SeqCst) {
+            work::being_destroyed()
+        } else {
+            work::called_off(&self.shared)
+        }
+    }
+
     fn create_failed(&mut self) {
         if self.waiting.is_creating() {
-            let called_off = || work::called_off(&self.shared);
-            let error =
-                if self.cancel.is_cancelled() { called_off() } else { self.failure.clone().unwrap_or_else(called_off) };
+            let error = self.failure.clone().unwrap_or_else(|| self.why_called_off());
             self.shared.remember(self.id(), &self.call, error.clone());
             self.waiting.created(Err(error));
         }

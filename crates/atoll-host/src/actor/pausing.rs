@@ -75,7 +75,8 @@ pub(super) async fn run(
             match go_on(&context, &vm).await {
                 Ok(thawing) => {
                     // One that was called off did not fail.
-                    if order.by_host && !context.cancel.is_cancelled() {
+                    let called_off = error == HostError::Stopping || context.is_destroyed();
+                    if order.by_host && !called_off {
                         let kind = HostEventKind::PauseFailed { reason: error.told(), cause: order.cause };
                         context.tell(kind).await;
                     }

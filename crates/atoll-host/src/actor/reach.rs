@@ -14,7 +14,7 @@ use atoll_domain::host::HostError;
 use super::Actor;
 use super::usage::Usage;
 use crate::dial::Sockets;
-use crate::error::stopping;
+use crate::error::silent;
 
 impl Actor {
     /// Hands the way into this VM out from now on, and asks its guest for what it uses; neither, when there is none.
@@ -42,7 +42,7 @@ impl Actor {
     pub(super) fn sockets(&self, state: State) -> Result<Sockets, HostError> {
         match &self.reach {
             Some(sockets) if matches!(state, State::Running | State::Copying) => Ok(sockets.clone()),
-            _ if state == State::Left => Err(stopping()),
+            _ if state == State::Left => Err(silent(&self.shared)),
             _ if state == State::Refused => Err(HostError::WrongState { state: self.reason.clone() }),
             _ => Err(HostError::WrongState { state: state.as_str().into() }),
         }

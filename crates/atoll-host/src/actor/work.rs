@@ -9,6 +9,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -225,7 +226,9 @@ impl Context {
 
 /// Why what was asked of a sandbox is not done, once it is called off.
 pub(super) fn called_off(shared: &Shared) -> HostError {
-    if shared.stopping.is_cancelled() { stopping() } else { being_destroyed() }
+    // A stop that ends everything first destroys, and then stops.
+    let stops = shared.stopping.is_cancelled() || shared.closing.load(Ordering::SeqCst);
+    if stops { stopping() } else { being_destroyed() }
 }
 
 pub(super) fn being_destroyed() -> HostError {

@@ -127,9 +127,11 @@ async fn a_use_keeps_it_alive_beyond_its_timeout() {
         })
         .await;
         guest.client.update(guest.id(), &change).await.unwrap();
+        guest.sh("touch /tmp/set").await;
     };
     // Twice its timeout, and somebody waits for it.
-    let (done, ()) = tokio::join!(guest.sh("touch /tmp/in; sleep 10; echo done"), limit);
+    let line = "touch /tmp/in; until [ -e /tmp/set ]; do sleep 0.1; done; sleep 8; echo done";
+    let (done, ()) = tokio::join!(guest.sh(line), limit);
     assert_eq!(done, "done");
     paused(&guest).await;
     guest.end().await;

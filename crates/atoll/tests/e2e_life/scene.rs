@@ -129,8 +129,8 @@ impl Scene {
         fn of(path: &Path) -> u64 {
             // What is replaced at this moment is gone by one of its names.
             let Ok(meta) = std::fs::symlink_metadata(path) else { return 0 };
-            let inner = meta.is_dir().then(|| std::fs::read_dir(path).unwrap().map(|entry| of(&entry.unwrap().path())));
-            meta.blocks() * 512 + inner.map_or(0, Iterator::sum)
+            let inner = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| of(&entry.path()));
+            meta.blocks() * 512 + inner.sum::<u64>()
         }
         of(&self.root().join("objects")) + of(&self.root().join("sandboxes"))
     }

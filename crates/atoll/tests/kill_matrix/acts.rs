@@ -145,7 +145,10 @@ impl Life<'_> {
             Act::Template => self.template().await,
             Act::TemplateOfPaused => {
                 let id = self.known()?;
-                if self.client.sandbox(&id).await.map_err(text)?.paused.is_some_and(|kept| !kept.quiesced) {
+                for _ in 0..TRIES {
+                    if self.client.sandbox(&id).await.map_err(text)?.paused.is_none_or(|kept| kept.quiesced) {
+                        break;
+                    }
                     // Its agent was late, and of such a one there is no template.
                     self.resume(None).await?;
                     self.pause(&id).await?;
