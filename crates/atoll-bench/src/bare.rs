@@ -67,7 +67,7 @@ impl Parts {
         getrandom::fill(&mut random).context("no random bytes")?;
         let id = SandboxId::from_random(random);
         let dir = tempfile::tempdir()?;
-        let slot = Slots::of_machine().claim(&self.net.instance, &id, self.net.pool.slots())?;
+        let slot = Slots::of_machine().claim(&self.net.instance, &id, self.net.pool)?;
         let plan = atoll_net::plan(&self.net, slot, Network::Internet);
         atoll_net::apply(&plan)?;
         let cow = dir.path().join("cow.raw");

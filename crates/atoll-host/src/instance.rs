@@ -198,7 +198,8 @@ mod tests {
         }
 
         fn claim(&self) {
-            self.slots.claim(&self.instance, &Self::sandbox(), 8).unwrap();
+            let pool = atoll_net::Pool::parse("10.213.0.0/16").unwrap();
+            self.slots.claim(&self.instance, &Self::sandbox(), pool).unwrap();
         }
 
         fn release(&self) {

@@ -128,7 +128,7 @@ fn may_run(history: &History) -> bool {
 /// Claims the number again that a sandbox's keeper was started with; it is in use, whether or not that succeeds.
 fn claim_again(shared: &Shared, dir: &Path) -> Option<Slot> {
     let (id, slot) = (dir.file_name()?.to_str()?.parse().ok()?, slot_of_keeper(dir)?);
-    if let Err(error) = shared.slots.claim_again(&shared.net.instance, &id, slot) {
+    if let Err(error) = shared.slots.claim_again(&shared.net.instance, &id, shared.net.pool, slot) {
         tracing::error!(sandbox.id = %id, slot = slot.0, %error, "a sandbox's slot could not be claimed again");
     }
     Some(slot)

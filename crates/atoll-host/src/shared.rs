@@ -79,7 +79,7 @@ impl Shared {
     /// The network plan of a sandbox; claims its slot.
     pub(crate) fn plan(&self, spec: &SandboxSpec) -> Result<NetPlan, NetError> {
         Step::SlotClaim.before();
-        let slot = self.slots.claim(&self.net.instance, &spec.id, self.net.pool.slots())?;
+        let slot = self.slots.claim(&self.net.instance, &spec.id, self.net.pool)?;
         Step::SlotClaim.after();
         Ok(plan(&self.net, slot, spec.network))
     }

@@ -2,7 +2,7 @@
 //!
 //! How it works: a slot takes a /31 of the pool. A configured range is checked against the host's routes and refused by
 //! name when one covers it; without one the first default range that no route touches is taken. Routes over Atoll's own
-//! interfaces do not count: two instances share a pool, because slots are the machine's. What was chosen is kept: as long as
+//! interfaces do not count: two instances may share a pool, or have such that overlap ([`crate::Slots`]). What was chosen is kept: as long as
 //! sandboxes have addresses of it whatever the routes say, and afterwards until it clashes or another is configured.
 //!
 //! Deliberately absent: IPv6.

@@ -1,14 +1,16 @@
 //! Slots: the machine-wide numbers from which a sandbox's uid, addresses and names follow.
 //!
 //! How it works: a claim is a file `<dir>/slots/<number>` that names its instance and sandbox, made under one lock, so that
-//! instances that know nothing of each other never share a number. A claim is given back only when everything that it named
+//! instances that know nothing of each other never share a number; its address is in it, too, for instances whose pools overlap. A claim is given back only when everything that it named
 //! is gone. The directory lies on a tmpfs, as namespaces and interfaces do not survive a reboot either; where it was wiped while VMs
 //! ran, each is claimed again under the number that its VM has.
 //!
 //! Deliberately absent: reservations ahead of need, leases.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::NetError;
+use crate::{NetError, Pool};
 
 /// How many sandboxes a machine can have.
 pub const SLOTS: u32 = 32_768;
@@ -48,6 +50,19 @@ impl Slot {
 struct Claim {
     instance: InstanceId,
     sandbox: SandboxId,
+    /// The host's end of its link; not in claims of an older Atoll.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<Ipv4Addr>,
+}
+
+impl Claim {
+    fn new(instance: &InstanceId, sandbox: &SandboxId, pool: Pool, slot: Slot) -> Self {
+        Self { instance: instance.clone(), sandbox: sandbox.clone(), address: Some(pool.link(slot.0).0) }
+    }
+
+    fn is_of(&self, instance: &InstanceId, sandbox: &SandboxId) -> bool {
+        self.instance == *instance && self.sandbox == *sandbox
+    }
 }
 
 /// The claims of this machine.
@@ -72,44 +87,41 @@ impl Slots {
         &self.dir
     }
 
-    /// Claims the lowest free number below `limit`; the same sandbox gets the same number again.
+    /// Claims the lowest free number whose address in the pool is free, too; the same sandbox gets the same number again.
     ///
     /// # Errors
     /// When all are taken, or the directory cannot be used.
-    pub fn claim(&self, instance: &InstanceId, sandbox: &SandboxId, limit: u32) -> Result<Slot, NetError> {
+    pub fn claim(&self, instance: &InstanceId, sandbox: &SandboxId, pool: Pool) -> Result<Slot, NetError> {
         let _lock = self.lock()?;
-        let mut taken = self.read()?;
-        taken.sort_by_key(|(slot, _)| *slot);
-        let wanted = Claim { instance: instance.clone(), sandbox: sandbox.clone() };
-        if let Some((slot, _)) = taken.iter().find(|(_, claim)| *claim == wanted) {
+        let taken = self.read()?;
+        if let Some((slot, _)) = taken.iter().find(|(_, claim)| claim.is_of(instance, sandbox)) {
             return Ok(*slot);
         }
-        let mut free = 0;
-        for (slot, _) in &taken {
-            if slot.0 > free {
-                break;
-            }
-            free = slot.0 + 1;
-        }
-        let limit = limit.min(SLOTS);
-        if free >= limit {
-            return Err(NetError::NoSlot { limit });
-        }
-        self.write(Slot(free), &wanted)?;
-        Ok(Slot(free))
+        let numbers: HashSet<u32> = taken.iter().map(|(slot, _)| slot.0).collect();
+        let addresses: HashSet<Ipv4Addr> = taken.iter().filter_map(|(_, claim)| claim.address).collect();
+        let is_free = |number: &u32| !numbers.contains(number) && !addresses.contains(&pool.link(*number).0);
+        let limit = pool.slots();
+        let slot = Slot((0..limit).find(is_free).ok_or(NetError::NoSlot { limit })?);
+        self.write(slot, &Claim::new(instance, sandbox, pool, slot))?;
+        Ok(slot)
     }
 
     /// Claims the number that a sandbox has already, because its VM runs with it: the claims may have been wiped since.
     ///
     /// # Errors
     /// When somebody else has it now, or the directory cannot be used.
-    pub fn claim_again(&self, instance: &InstanceId, sandbox: &SandboxId, slot: Slot) -> Result<(), NetError> {
+    pub fn claim_again(
+        &self,
+        instance: &InstanceId,
+        sandbox: &SandboxId,
+        pool: Pool,
+        slot: Slot,
+    ) -> Result<(), NetError> {
         let _lock = self.lock()?;
-        let wanted = Claim { instance: instance.clone(), sandbox: sandbox.clone() };
         match self.read()?.into_iter().find(|(taken, _)| *taken == slot) {
-            None => self.write(slot, &wanted),
-            Some((_, claim)) if claim == wanted => Ok(()),
-            Some((_, Claim { instance, sandbox })) => Err(NetError::SlotTaken { slot: slot.0, instance, sandbox }),
+            None => self.write(slot, &Claim::new(instance, sandbox, pool, slot)),
+            Some((_, claim)) if claim.is_of(instance, sandbox) => Ok(()),
+            Some((_, Claim { instance, sandbox, .. })) => Err(NetError::SlotTaken { slot: slot.0, instance, sandbox }),
         }
     }
 
@@ -120,7 +132,7 @@ impl Slots {
     pub fn release(&self, instance: &InstanceId, sandbox: &SandboxId) -> Result<(), NetError> {
         let _lock = self.lock()?;
         for (slot, claim) in self.read()? {
-            if claim.instance == *instance && claim.sandbox == *sandbox {
+            if claim.is_of(instance, sandbox) {
                 let path = self.path(slot);
                 fs::remove_file(&path).map_err(NetError::file("remove", &path))?;
             }

@@ -236,7 +236,7 @@ async fn claim(context: &Context, connected: &Connected, state: &State) -> Resul
 async fn claim_slot(context: &Context) -> Result<(), Adoption> {
     let (shared, id, dir) = (context.shared.clone(), context.spec.id.clone(), context.dir.clone());
     let claimed = tokio::task::spawn_blocking(move || match recovery::slot_of_keeper(&dir) {
-        Some(slot) => shared.slots.claim_again(&shared.net.instance, &id, slot),
+        Some(slot) => shared.slots.claim_again(&shared.net.instance, &id, shared.net.pool, slot),
         // Its spec cannot be read, and it was claimed long ago.
         None => Ok(()),
     });

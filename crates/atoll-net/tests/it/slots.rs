@@ -14,21 +14,58 @@ fn sandbox(n: u8) -> SandboxId {
     SandboxId::from_random([n; 16])
 }
 
+fn pool(text: &str) -> Pool {
+    Pool::parse(text).unwrap()
+}
+
+/// The smallest one.
+fn small() -> Pool {
+    pool("10.213.4.0/24")
+}
+
 #[test]
 fn a_claim_is_kept_until_its_owner_gives_it_back() {
     let dir = tempfile::tempdir().unwrap();
     let slots = Slots::at(dir.path());
     let (a, b) = (instance("aaaaaa"), instance("bbbbbb"));
-    let first = slots.claim(&a, &sandbox(1), 3).unwrap();
-    assert_eq!(slots.claim(&a, &sandbox(1), 3).unwrap(), first, "claiming again gives the same");
-    let second = slots.claim(&b, &sandbox(1), 3).unwrap();
+    let first = slots.claim(&a, &sandbox(1), small()).unwrap();
+    assert_eq!(slots.claim(&a, &sandbox(1), small()).unwrap(), first, "claiming again gives the same");
+    let second = slots.claim(&b, &sandbox(1), small()).unwrap();
     assert_ne!(first, second, "the same sandbox id of another instance is another sandbox");
-    let third = slots.claim(&b, &sandbox(2), 3).unwrap();
-    assert!(matches!(slots.claim(&a, &sandbox(9), 3), Err(NetError::NoSlot { limit: 3 })));
+    let third = slots.claim(&b, &sandbox(2), small()).unwrap();
+    for n in 3..small().slots() {
+        slots.claim(&a, &sandbox(u8::try_from(n).unwrap()), small()).unwrap();
+    }
+    let last = sandbox(u8::MAX);
+    assert!(matches!(slots.claim(&a, &last, small()), Err(NetError::NoSlot { limit: 128 })));
     slots.release(&a, &sandbox(2)).unwrap();
     assert_eq!(slots.of_instance(&b).unwrap(), [(second, sandbox(1)), (third, sandbox(2))]);
     slots.release(&b, &sandbox(1)).unwrap();
-    assert_eq!(slots.claim(&a, &sandbox(9), 3).unwrap(), second, "the freed number is used again");
+    assert_eq!(slots.claim(&a, &last, small()).unwrap(), second, "the freed number is used again");
+}
+
+#[test]
+fn pools_that_overlap_share_no_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let slots = Slots::at(dir.path());
+    // What the first has from its number 128 on, the second has from its 0 on.
+    let (one, shifted) = (pool("10.213.0.0/16"), pool("10.213.1.0/24"));
+    let other = pool("10.213.0.0/24");
+    let mut addresses = HashSet::new();
+    for n in 0..240 {
+        let (instance, pool) = match n % 3 {
+            0 => (instance("aaaaaa"), one),
+            1 => (instance("bbbbbb"), shifted),
+            _ => (instance("cccccc"), other),
+        };
+        let Ok(slot) = slots.claim(&instance, &sandbox(n), pool) else { continue };
+        assert!(addresses.insert(pool.link(slot.0).0), "{slot:?} of {pool}");
+    }
+    assert!(addresses.len() > 128, "{}", addresses.len());
+    // A claim of an older Atoll says nothing of its address.
+    std::fs::write(dir.path().join("slots/999"), format!("{{\"instance\":\"dddddd\",\"sandbox\":\"{}\"}}", sandbox(1)))
+        .unwrap();
+    assert_eq!(slots.of_instance(&instance("dddddd")).unwrap(), [(Slot(999), sandbox(1))]);
 }
 
 #[test]
@@ -36,15 +73,15 @@ fn wiped_claims_are_made_again_under_the_numbers_that_they_had_and_never_taken_f
     let dir = tempfile::tempdir().unwrap();
     let slots = Slots::at(dir.path());
     let (a, b) = (instance("aaaaaa"), instance("bbbbbb"));
-    slots.claim(&a, &sandbox(1), 9).unwrap();
-    let second = slots.claim(&a, &sandbox(2), 9).unwrap();
-    slots.claim_again(&a, &sandbox(2), second).unwrap();
+    slots.claim(&a, &sandbox(1), small()).unwrap();
+    let second = slots.claim(&a, &sandbox(2), small()).unwrap();
+    slots.claim_again(&a, &sandbox(2), small(), second).unwrap();
     std::fs::remove_dir_all(dir.path().join("slots")).unwrap();
-    slots.claim_again(&a, &sandbox(2), second).unwrap();
+    slots.claim_again(&a, &sandbox(2), small(), second).unwrap();
     assert_eq!(slots.of_instance(&a).unwrap(), [(second, sandbox(2))]);
     // The other one's claim is gone, and somebody was quicker.
-    assert_eq!(slots.claim(&b, &sandbox(7), 9).unwrap(), Slot(0));
-    let taken = slots.claim_again(&a, &sandbox(1), Slot(0)).unwrap_err();
+    assert_eq!(slots.claim(&b, &sandbox(7), small()).unwrap(), Slot(0));
+    let taken = slots.claim_again(&a, &sandbox(1), small(), Slot(0)).unwrap_err();
     assert!(matches!(&taken, NetError::SlotTaken { slot: 0, instance, .. } if *instance == b), "{taken:?}");
     assert_eq!(slots.of_instance(&b).unwrap(), [(Slot(0), sandbox(7))], "it keeps it");
     assert_eq!(Slot::of_uid(second.uid()), Some(second));
@@ -56,13 +93,13 @@ fn a_claim_that_a_crash_cut_short_is_free() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("slots")).unwrap();
     std::fs::write(dir.path().join("slots/0"), b"{\"inst").unwrap();
-    assert_eq!(Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(1), 9).unwrap(), Slot(0));
+    assert_eq!(Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(1), small()).unwrap(), Slot(0));
 }
 
 #[test]
 fn claims_from_many_threads_are_distinct() {
     let dir = tempfile::tempdir().unwrap();
-    let claim = |n: u8| Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(n), 64).unwrap();
+    let claim = |n: u8| Slots::at(dir.path()).claim(&instance("aaaaaa"), &sandbox(n), small()).unwrap();
     let all: HashSet<Slot> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..32).map(|n| scope.spawn(move || claim(n))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -81,7 +118,7 @@ proptest! {
         let mut owned = HashMap::new();
         for (claims, who, n) in acts {
             if claims {
-                let slot = slots.claim(&instances[who], &sandbox(n), 64).unwrap();
+                let slot = slots.claim(&instances[who], &sandbox(n), small()).unwrap();
                 let others = owned.iter().any(|(owner, taken)| *taken == slot && *owner != (who, n));
                 prop_assert!(!others, "{slot:?} has two owners");
                 if let Some(before) = owned.insert((who, n), slot) {

@@ -22,6 +22,8 @@ mod counter;
 mod disk;
 mod failed_pause;
 mod followed;
+#[path = "../shared/holding.rs"]
+mod holding;
 #[path = "../kill_matrix/kept.rs"]
 #[allow(dead_code, reason = "the kill matrix uses the rest")]
 mod kept;

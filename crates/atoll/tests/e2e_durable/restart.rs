@@ -5,12 +5,12 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 
 use atoll_api::{CreateSandboxRequest, ModeRequest, SandboxStatus, StreamStart};
 use atoll_client::{ExecEvent, ExecStream};
-use atoll_net::{SLOTS, Slot, Slots};
+use atoll_net::{Pool, Slot, Slots};
 
+use super::holding::holding;
 use super::world::{LIMIT, World, request, shell, until};
 
 /// Reads until `wanted` bytes are there, or the program has ended.
@@ -52,18 +52,6 @@ async fn a_client_that_was_streaming_comes_back_at_its_offset_and_misses_no_byte
     let lines: Vec<&str> = text.lines().collect();
     let wanted: Vec<String> = (1..lines.len()).map(|n| format!("line {n}")).chain(["last".to_owned()]).collect();
     assert!(ended && lines.len() > 4000 && lines == wanted, "{} lines came, not each once", lines.len());
-}
-
-/// The files below a directory that hold a text; sparse ones are read where they have data.
-fn holding(dir: &Path, text: &str) -> String {
-    let mut grep = Command::new("grep");
-    grep.args(["--recursive", "--files-with-matches", "--fixed-strings", "--devices=skip", "--"]);
-    let found = grep.arg(text).arg(dir).output().unwrap();
-    // 1: there is none; 2: as well, and a file went away meanwhile.
-    let said = String::from_utf8_lossy(&found.stderr);
-    let went_away = said.lines().all(|line| line.ends_with("No such file or directory"));
-    assert!(matches!(found.status.code(), Some(0 | 1)) || went_away, "{said}");
-    String::from_utf8(found.stdout).unwrap()
 }
 
 /// The keeper has a sandbox's secrets in its memory, so that they need lie on no disk.
@@ -199,6 +187,11 @@ async fn a_data_directory_with_a_long_path_works_from_end_to_end() {
     world.agrees().await;
 }
 
+/// Addresses that nobody has.
+fn elsewhere() -> Pool {
+    Pool::parse("198.18.0.0/16").unwrap()
+}
+
 /// Claims of somebody who does not exist, given back however the test ends.
 struct Claims(atoll_domain::InstanceId, Vec<atoll_domain::SandboxId>);
 
@@ -210,7 +203,7 @@ impl Claims {
             (0..count).map(|n| atoll_domain::SandboxId::from_random([n; 16])).collect(),
         );
         for id in &claims.1 {
-            Slots::of_machine().claim(&claims.0, id, SLOTS).unwrap();
+            Slots::of_machine().claim(&claims.0, id, elsewhere()).unwrap();
         }
         claims
     }
@@ -249,7 +242,7 @@ async fn a_vm_whose_claim_was_wiped_has_its_slot_again_and_is_left_alone_if_some
 
     world.kill();
     fs::remove_file(&claim).unwrap();
-    Slots::of_machine().claim_again(&others.0, &others.1[0], slot).unwrap();
+    Slots::of_machine().claim_again(&others.0, &others.1[0], elsewhere(), slot).unwrap();
     world.up().await;
     let refused = shell(&world.client(), &made.id, "true").await.unwrap_err();
     assert!(refused.contains(&format!("network slot {} was given to", slot.0)), "{refused}");

@@ -21,6 +21,8 @@ mod embedded;
 mod forks;
 mod forms;
 mod goldens;
+#[path = "../shared/holding.rs"]
+mod holding;
 #[path = "../shared/host_config.rs"]
 mod host_config;
 mod host_keys;
@@ -28,4 +30,5 @@ mod known;
 mod meanwhile;
 mod pauses;
 mod scene;
+mod secrets;
 mod still;
