@@ -4,7 +4,7 @@
 //! same key: the server answers with the sandbox that the first one made, says that it is still at it, or makes it now. So a lost
 //! connection, or a server that was started again meanwhile, leaves no sandbox that the caller does not hear of.
 //!
-//! Deliberately absent: trying again what the server refused, or when nobody was reached at all.
+//! Deliberately absent: trying again what the server refused for good, or when nobody was reached at all.
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ impl Client {
                 ClientError::Lost { .. } | ClientError::NoAnswer { .. } => true,
                 // Before anything was sent nothing can be lost.
                 ClientError::Unreachable { .. } => lost.is_some(),
+                // The server stops: the next one is asked, under the same key.
+                ClientError::Refused(problem) if problem.code == ErrorCode::HostUnavailable => problem.retryable,
                 // The first one is still under way; only who lost it can meet that.
                 ClientError::Refused(problem) if problem.code == ErrorCode::InProgress => {
                     lost = Some(Instant::now());
@@ -106,10 +108,15 @@ mod tests {
         let (listener, client) = server().await;
         let served = async {
             let mut keys = Vec::new();
-            // Cut off; then still under way; then there.
+            // Cut off; then stopping; then still under way; then there.
             let (mut first, _) = listener.accept().await.unwrap();
             keys.push(asked(&mut first).await);
             drop(first);
+            let (mut stopping, _) = listener.accept().await.unwrap();
+            keys.push(asked(&mut stopping).await);
+            let away = r#"{"type":"/docs","title":"t","status":503,"detail":"d","code":"host_unavailable","retryable":true,
+                "error":{"code":"host_unavailable","message":"d"}}"#;
+            answer(&mut stopping, "503 Service Unavailable", away).await;
             let (mut second, _) = listener.accept().await.unwrap();
             keys.push(asked(&mut second).await);
             let busy = r#"{"type":"/docs","title":"t","status":409,"detail":"d","code":"in_progress",

@@ -152,6 +152,12 @@ pub enum ControlError {
     /// Atoll is going down.
     #[error("Atoll is stopping; try again when it is back")]
     Stopping,
+    /// Atoll is going down, and what was asked may have begun.
+    #[error(
+        "Atoll is stopping and does not hear of the command's end: it may have begun, and then runs on; see the sandbox's processes before it is \
+         sent again"
+    )]
+    CutOff,
     /// Something that must not happen.
     #[error("internal error: {0}")]
     Internal(String),

@@ -410,7 +410,7 @@ pub enum HostError {
     /// No memory, disk or slot left.
     #[error("{what} is short: {needed} needed, {available} available")]
     NoCapacity {
-        /// `memory_mb`, `disk_mb`, `network slots`.
+        /// `memory_mb`, `disk_mb`, `address pool`.
         what: String,
         /// What the request needs.
         needed: u64,

@@ -42,7 +42,7 @@ const DIAL_LIMIT: Duration = Duration::from_secs(10);
 /// What an orderly stop does with running sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExit {
-    /// Ends them all and leaves nothing of the instance.
+    /// Ends them all, paused ones too; templates stay.
     Destroy,
     /// Leaves them running; the next start takes them over. What is half made is given back.
     Keep,

@@ -49,7 +49,11 @@ impl Sockets {
         let socket = TcpSocket::from_std_stream(stream);
         let guest = SocketAddr::from((atoll_net::GUEST, port));
         let timed_out = || io::Error::from(io::ErrorKind::TimedOut);
-        tokio::time::timeout(limit, socket.connect(guest)).await.map_err(|_| timed_out())?
+        tokio::select! {
+            connected = tokio::time::timeout(limit, socket.connect(guest)) => connected.map_err(|_| timed_out())?,
+            // Whoever ends the VM ends its keeper: nobody answers any more.
+            () = self.keeper.gone() => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
     }
 
     /// The same, as a stream that ends with the keeper.

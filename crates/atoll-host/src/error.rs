@@ -182,7 +182,7 @@ pub(crate) fn from_disk(error: DiskError) -> HostError {
 
 pub(crate) fn from_net(error: NetError) -> HostError {
     match error {
-        NetError::NoSlot { .. } => HostError::NoCapacity { what: "network slots".into(), needed: 1, available: 0 },
+        NetError::NoSlot { .. } => HostError::NoCapacity { what: "address pool".into(), needed: 1, available: 0 },
         NetError::NftMissing => {
             HostError::MissingTool { what: "nftables".into(), remedy: "apt-get install nftables".into() }
         }

@@ -21,6 +21,13 @@ const CANDIDATES: &[Pool] = &[
     Pool { network: Ipv4Addr::new(10, 147, 0, 0), prefix: 16 },
     Pool { network: Ipv4Addr::new(10, 61, 0, 0), prefix: 16 },
 ];
+/// This network, loopback, link-local, multicast and what is reserved.
+const RESERVED: &[Pool] = &[
+    Pool { network: Ipv4Addr::UNSPECIFIED, prefix: 8 },
+    Pool { network: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 },
+    Pool { network: Ipv4Addr::new(169, 254, 0, 0), prefix: 16 },
+    Pool { network: Ipv4Addr::new(224, 0, 0, 0), prefix: 3 },
+];
 /// The smallest useful pool: 128 sandboxes.
 const MAX_PREFIX: u8 = 24;
 const MIN_PREFIX: u8 = 8;
@@ -48,6 +55,12 @@ impl Pool {
         let pool = Self { network, prefix };
         if network.to_bits() & !pool.mask() != 0 {
             return Err(bad("it has bits set behind its prefix"));
+        }
+        let reserved = RESERVED.iter().find(|reserved| pool.overlaps(reserved.network.to_bits(), reserved.mask()));
+        if let Some(reserved) = reserved {
+            return Err(bad(&format!(
+                "no host has addresses of {reserved}; take a private range such as 10.213.0.0/16"
+            )));
         }
         Ok(pool)
     }
@@ -175,6 +188,9 @@ mod tests {
 
     #[test]
     fn malformed_pools_are_named() {
+        for text in ["127.0.0.0/24", "0.0.0.0/8", "224.5.0.0/24", "169.254.4.0/24", "169.0.0.0/8", "255.0.0.0/8"] {
+            assert!(Pool::parse(text).is_err_and(|e| e.to_string().contains("private range")), "{text}");
+        }
         for text in ["10.0.0.0", "x/16", "10.0.0.0/25", "10.0.0.0/7", "10.0.0.1/16", "10.0.0.0/x"] {
             assert!(matches!(Pool::parse(text), Err(NetError::Pool { .. })), "{text}");
         }

@@ -118,10 +118,20 @@ impl Slots {
         slot: Slot,
     ) -> Result<(), NetError> {
         let _lock = self.lock()?;
-        match self.read()?.into_iter().find(|(taken, _)| *taken == slot) {
-            None => self.write(slot, &Claim::new(instance, sandbox, pool, slot)),
-            Some((_, claim)) if claim.is_of(instance, sandbox) => Ok(()),
-            Some((_, Claim { instance, sandbox, .. })) => Err(NetError::SlotTaken { slot: slot.0, instance, sandbox }),
+        let wanted = Claim::new(instance, sandbox, pool, slot);
+        let others = |(taken, claim): &(Slot, Claim)| {
+            !claim.is_of(instance, sandbox) && (*taken == slot || claim.address == wanted.address)
+        };
+        let all = self.read()?;
+        let own = all.iter().find(|(taken, claim)| *taken == slot && claim.is_of(instance, sandbox));
+        match (own, all.iter().find(|claim| others(claim))) {
+            (Some((_, claim)), _) if claim.address.is_some() => Ok(()),
+            // An older Atoll's.
+            (Some(_), None) => self.replace(slot, &wanted),
+            (None, None) => self.write(slot, &wanted),
+            (_, Some((_, Claim { instance, sandbox, .. }))) => {
+                Err(NetError::SlotTaken { slot: slot.0, instance: instance.clone(), sandbox: sandbox.clone() })
+            }
         }
     }
 
@@ -192,6 +202,14 @@ impl Slots {
             }
         }
         Ok(out)
+    }
+
+    /// A claim is there before and after.
+    fn replace(&self, slot: Slot, claim: &Claim) -> Result<(), NetError> {
+        let (path, new) = (self.path(slot), self.path(slot).with_extension("new"));
+        let text = serde_json::to_vec(claim).map_err(|e| NetError::file("write", &path)(std::io::Error::other(e)))?;
+        fs::write(&new, text).map_err(NetError::file("write", &new))?;
+        fs::rename(&new, &path).map_err(NetError::file("replace", &path))
     }
 
     fn write(&self, slot: Slot, claim: &Claim) -> Result<(), NetError> {

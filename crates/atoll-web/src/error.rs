@@ -109,7 +109,7 @@ fn of_control(error: &ControlError) -> Shape {
         ControlError::Host(error) => of_host(error),
         ControlError::Guest(error) => of_guest(error),
         ControlError::Store(_) | ControlError::Internal(_) => hidden(INTERNAL, IN_LOG),
-        ControlError::Stopping => HOST,
+        ControlError::Stopping | ControlError::CutOff => HOST,
     }
 }
 
@@ -212,9 +212,10 @@ impl WebError {
     fn retryable(&self, status: StatusCode) -> bool {
         let lacking = matches!(self, Self::Control(ControlError::Host(HostError::MissingTool { .. })));
         let busy = matches!(self, Self::Control(ControlError::Host(HostError::AgentBusy)));
+        let begun = matches!(self, Self::Control(ControlError::CutOff));
         self.is_under_way()
             || busy
-            || matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT) && !lacking
+            || matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT) && !lacking && !begun
     }
 
     fn state(&self) -> Option<String> {

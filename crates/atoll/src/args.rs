@@ -118,7 +118,7 @@ pub(crate) struct UpArgs {
     /// Cache of images and kernels [env: ATOLL_CACHE]
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<String>,
-    /// What an orderly stop does with running sandboxes: keep, pause or destroy [default: keep] [env: ATOLL_ON_EXIT]
+    /// What an orderly stop does with sandboxes: keep, pause what runs, or destroy all, paused ones too [default: keep] [env: ATOLL_ON_EXIT]
     #[arg(long, value_name = "WHAT")]
     pub(crate) on_exit: Option<String>,
     /// auto, kvm or tcg [default: auto] [env: ATOLL_ACCELERATOR]

@@ -52,7 +52,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         name: "on-exit",
         env: "ATOLL_ON_EXIT",
         default: "keep",
-        help: "What an orderly stop does with running sandboxes: keep (they run on, and the next start takes them over), pause (to the disk, memory and all; what cannot be paused runs on) or destroy.",
+        help: "What an orderly stop does with sandboxes: keep (what runs, runs on, and the next start takes it over), pause (what runs, to the disk, memory and all; what cannot be paused runs on) or destroy (all of them, paused ones too; templates stay).",
     },
     Setting {
         name: "accelerator",

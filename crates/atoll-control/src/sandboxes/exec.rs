@@ -106,7 +106,13 @@ impl Control {
             Ok(result) => Ok(result),
         };
         match result {
-            Err(ControlError::Guest(error)) => Err(self.why_lost(&sandbox, error).await),
+            Err(ControlError::Guest(error)) => {
+                let may_run = !matches!(error, GuestError::Dial(_));
+                match self.why_lost(&sandbox, error).await {
+                    ControlError::Host(HostError::Stopping) if may_run => Err(ControlError::CutOff),
+                    why => Err(why),
+                }
+            }
             other => other,
         }
     }

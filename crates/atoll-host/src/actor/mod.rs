@@ -363,7 +363,10 @@ impl Actor {
             Effect::TellPaused => self.waiting.paused(self.kept.as_ref()),
             Effect::TellPauseFailed => self.waiting.pause_failed(self.failure.as_ref()),
             Effect::TellResumed => self.waiting.resumed(Ok(self.facts.borrow().clone())),
-            Effect::TellResumeFailed => self.waiting.resumed(Err(self.why("the resume was called off"))),
+            Effect::TellResumeFailed => {
+                let error = self.failure.clone().unwrap_or_else(|| self.why_called_off());
+                self.waiting.resumed(Err(error));
+            }
             Effect::TellCopied => self.waiting.copied(),
             Effect::LetGo => {
                 *work = Work::none();
@@ -389,10 +392,6 @@ impl Actor {
             // Written down with the tombstone, which comes next.
             Effect::NoteEnd => self.ended = true,
         }
-    }
-
-    fn why(&self, otherwise: &str) -> HostError {
-        self.failure.clone().unwrap_or(HostError::WrongState { state: otherwise.into() })
     }
 
     fn begin_pause(&mut self) -> Work {

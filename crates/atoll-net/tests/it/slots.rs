@@ -65,7 +65,16 @@ fn pools_that_overlap_share_no_address() {
     // A claim of an older Atoll says nothing of its address.
     std::fs::write(dir.path().join("slots/999"), format!("{{\"instance\":\"dddddd\",\"sandbox\":\"{}\"}}", sandbox(1)))
         .unwrap();
-    assert_eq!(slots.of_instance(&instance("dddddd")).unwrap(), [(Slot(999), sandbox(1))]);
+    let old = instance("dddddd");
+    assert_eq!(slots.of_instance(&old).unwrap(), [(Slot(999), sandbox(1))]);
+    // Whoever takes its sandbox over says it: then nobody else gets that address.
+    let (large, apart) = (pool("10.77.0.0/16"), pool("10.77.7.0/24"));
+    slots.claim_again(&old, &sandbox(1), large, Slot(999)).unwrap();
+    let told = std::fs::read_to_string(dir.path().join("slots/999")).unwrap();
+    assert!(told.contains("10.77.7.206"), "{told}");
+    slots.claim_again(&old, &sandbox(1), large, Slot(999)).unwrap();
+    let taken = slots.claim_again(&instance("eeeeee"), &sandbox(2), apart, Slot(103)).unwrap_err();
+    assert!(matches!(&taken, NetError::SlotTaken { instance, .. } if *instance == old), "{taken:?}");
 }
 
 #[test]

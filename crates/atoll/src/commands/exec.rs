@@ -119,8 +119,20 @@ pub(crate) async fn follow(
             Ok(Ended::NotStarted(error)) => return Err(refused(error)),
             Err(error) => error,
         };
-        if interactive || !may_pass(&lost) {
+        if !may_pass(&lost) {
             return Err(lost);
+        }
+        match &program.tag {
+            None => {
+                return Err(
+                    lost.context(format!("the program may have been started all the same: see `atoll ps {id}`"))
+                );
+            }
+            Some(tag) if interactive => {
+                let why = "its input was under way, so it is not taken up again; if it has not ended it runs on as";
+                return Err(lost.context(format!("{why} `{tag}`: see `atoll ps {id}`")));
+            }
+            Some(_) => {}
         }
         program.reconnect(client, id, lost, stop).await?;
     }
