@@ -56,12 +56,6 @@ impl Pool {
         if network.to_bits() & !pool.mask() != 0 {
             return Err(bad("it has bits set behind its prefix"));
         }
-        let reserved = RESERVED.iter().find(|reserved| pool.overlaps(reserved.network.to_bits(), reserved.mask()));
-        if let Some(reserved) = reserved {
-            return Err(bad(&format!(
-                "no host has addresses of {reserved}; take a private range such as 10.213.0.0/16"
-            )));
-        }
         Ok(pool)
     }
 
@@ -124,6 +118,11 @@ fn choose(configured: Option<&str>, table: &str) -> Result<Pool, NetError> {
     match configured {
         Some(text) => {
             let pool = Pool::parse(text)?;
+            let reserved = |range: &&Pool| pool.overlaps(range.network.to_bits(), range.mask());
+            if let Some(range) = RESERVED.iter().find(reserved) {
+                let reason = format!("no host has addresses of {range}; take a private range such as 10.213.0.0/16");
+                return Err(NetError::Pool { pool: text.into(), reason });
+            }
             match clash(&pool) {
                 None => Ok(pool),
                 Some((interface, network, mask)) => Err(NetError::Pool {
@@ -189,7 +188,9 @@ mod tests {
     #[test]
     fn malformed_pools_are_named() {
         for text in ["127.0.0.0/24", "0.0.0.0/8", "224.5.0.0/24", "169.254.4.0/24", "169.0.0.0/8", "255.0.0.0/8"] {
-            assert!(Pool::parse(text).is_err_and(|e| e.to_string().contains("private range")), "{text}");
+            let refused = choose(Some(text), TABLE).unwrap_err().to_string();
+            assert!(refused.contains("private range"), "{text}: {refused}");
+            assert!(keep(Some(text), None, true, TABLE).is_ok(), "{text}: sandboxes have its addresses");
         }
         for text in ["10.0.0.0", "x/16", "10.0.0.0/25", "10.0.0.0/7", "10.0.0.1/16", "10.0.0.0/x"] {
             assert!(matches!(Pool::parse(text), Err(NetError::Pool { .. })), "{text}");

@@ -46,7 +46,7 @@ impl Slot {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     instance: InstanceId,
     sandbox: SandboxId,
@@ -119,12 +119,16 @@ impl Slots {
     ) -> Result<(), NetError> {
         let _lock = self.lock()?;
         let wanted = Claim::new(instance, sandbox, pool, slot);
-        let others = |(taken, claim): &(Slot, Claim)| {
-            !claim.is_of(instance, sandbox) && (*taken == slot || claim.address == wanted.address)
-        };
         let all = self.read()?;
-        let own = all.iter().find(|(taken, claim)| *taken == slot && claim.is_of(instance, sandbox));
-        match (own, all.iter().find(|claim| others(claim))) {
+        let (own, others): (Vec<_>, Vec<_>) = all.iter().partition(|(_, claim)| claim.is_of(instance, sandbox));
+        let own = own.into_iter().find(|(taken, _)| *taken == slot);
+        let number = others.iter().find(|(taken, _)| *taken == slot);
+        let address = others.iter().find(|(_, claim)| claim.address == wanted.address);
+        if own.is_none() && number.is_none() && address.is_some() {
+            // Its number, and so its uid, is its own at least.
+            self.write(slot, &Claim { address: None, ..wanted.clone() })?;
+        }
+        match (own, number.or(address)) {
             (Some((_, claim)), _) if claim.address.is_some() => Ok(()),
             // An older Atoll's.
             (Some(_), None) => self.replace(slot, &wanted),

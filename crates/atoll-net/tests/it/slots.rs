@@ -68,13 +68,15 @@ fn pools_that_overlap_share_no_address() {
     let old = instance("dddddd");
     assert_eq!(slots.of_instance(&old).unwrap(), [(Slot(999), sandbox(1))]);
     // Whoever takes its sandbox over says it: then nobody else gets that address.
-    let (large, apart) = (pool("10.77.0.0/16"), pool("10.77.7.0/24"));
+    let (large, apart) = (pool("10.77.0.0/16"), pool("10.77.5.0/24"));
     slots.claim_again(&old, &sandbox(1), large, Slot(999)).unwrap();
     let told = std::fs::read_to_string(dir.path().join("slots/999")).unwrap();
     assert!(told.contains("10.77.7.206"), "{told}");
     slots.claim_again(&old, &sandbox(1), large, Slot(999)).unwrap();
-    let taken = slots.claim_again(&instance("eeeeee"), &sandbox(2), apart, Slot(103)).unwrap_err();
+    let taken = slots.claim_again(&instance("eeeeee"), &sandbox(2), apart, Slot(359)).unwrap_err();
     assert!(matches!(&taken, NetError::SlotTaken { instance, .. } if *instance == old), "{taken:?}");
+    let kept = slots.of_instance(&instance("eeeeee")).unwrap();
+    assert_eq!(kept, [(Slot(359), sandbox(2))], "its VM runs with that number");
 }
 
 #[test]

@@ -92,8 +92,8 @@ async fn nobody_whom_a_stop_cuts_off_is_told_that_the_sandbox_failed() {
     let cold = CreateSandboxRequest { boot: Some("cold".into()), ..request() };
     let makes = (0..4).map(|_| (client.clone(), cold.clone()));
     let makes: Vec<_> = makes.map(|(client, cold)| tokio::spawn(async move { client.create(&cold).await })).collect();
-    let rows = until("a row of theirs", LIMIT, async || match client.sandboxes().await {
-        Ok(rows) if rows.len() > 1 => Ok(rows),
+    let rows = until("their rows", LIMIT, async || match client.sandboxes().await {
+        Ok(rows) if rows.len() > makes.len() => Ok(rows),
         other => Err(format!("{other:?}")),
     });
     let rows = rows.await.unwrap();
@@ -121,8 +121,9 @@ async fn nobody_whom_a_stop_cuts_off_is_told_that_the_sandbox_failed() {
     for row in rows {
         let row = world.client().sandbox(&row.id).await.unwrap();
         let told = (row.status, row.reason.as_deref());
-        called_off += usize::from(told == (SandboxStatus::Error, Some("Atoll was stopping")));
-        assert!(told.0 == SandboxStatus::Running || called_off > 0, "{told:?}");
+        let is_called_off = told == (SandboxStatus::Error, Some("Atoll was stopping"));
+        assert!(told.0 == SandboxStatus::Running || is_called_off, "{told:?}");
+        called_off += usize::from(is_called_off);
     }
     assert!(called_off > 0, "all were made in time");
     world.agrees().await;
